@@ -1,0 +1,82 @@
+"""What captioning an image gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from camscribe.runtime.search import Floats
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one caption went. Stages of a batch are shared out evenly among its images."""
+
+    read_ms: float
+    """Decoding of the file, or conversion of the array."""
+    reduce_ms: float
+    """Resizing to the encoder's input."""
+    encode_ms: float
+    decode_ms: float
+    """All decoder steps, the stop rule and reading the hypotheses back."""
+    words_ms: float
+    """From ids to words."""
+
+    @property
+    def total_ms(self) -> float:
+        """All stages."""
+        return self.read_ms + self.reduce_ms + self.encode_ms + self.decode_ms + self.words_ms
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One hypothesis for an image."""
+
+    text: str
+    words: tuple[str, ...]
+    log_prob: float
+    """Natural logarithm of the probability of the whole sentence, its end included."""
+    score: float
+    """``log_prob / length**length_penalty``; hypotheses are ranked by it."""
+    truncated: bool
+    """True when ``max_words`` came before the end."""
+    attention: Floats
+    """float32 [words, rows, columns]: where the model looked for each word; each grid sums to 1."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What was found for an image: its best sentence, and the others."""
+
+    hypotheses: tuple[Sentence, ...]
+    """The n best, best first."""
+    timings: Timings
+
+    @property
+    def text(self) -> str:
+        """The best sentence."""
+        return self.hypotheses[0].text
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its words."""
+        return self.hypotheses[0].words
+
+    @property
+    def log_prob(self) -> float:
+        """See ``Sentence``."""
+        return self.hypotheses[0].log_prob
+
+    @property
+    def score(self) -> float:
+        """See ``Sentence``."""
+        return self.hypotheses[0].score
+
+    @property
+    def truncated(self) -> bool:
+        """See ``Sentence``."""
+        return self.hypotheses[0].truncated
+
+    @property
+    def attention(self) -> Floats:
+        """See ``Sentence``."""
+        return self.hypotheses[0].attention

@@ -1,0 +1,272 @@
+"""The library's front door: images in, captions out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.caption import Caption, Sentence, Timings
+from camscribe.runtime.errors import EngineError, OptionError, SourceError
+from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
+from camscribe.runtime.images import Color, ImageLike, as_rgb
+from camscribe.runtime.pixels import Pixels, opencv, reduce
+from camscribe.runtime.search import DEAD, Floats, Hypothesis, SearchChanges, SearchOptions
+from camscribe.runtime.threads import both
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+BATCH = 8
+"""Images that are captioned together when more are given."""
+
+
+class Captioner:
+    """A loaded bundle, ready to caption.
+
+    Thread-safe: any number of threads may call ``caption`` of one captioner. Images are read and reduced in parallel,
+    the graphs run for one call at a time (each run uses all the threads it was given). A result belongs to its caller.
+
+    Use it as a context manager, or ``close`` it, to give its memory back early.
+    """
+
+    def __init__(self, bundle: Bundle, executor: Executor, choice: Choice) -> None:
+        self.bundle = bundle
+        self.choice = choice
+        """Backend and precision taken, with the reasons."""
+        self._executor: Executor | None = executor
+        self._lock = threading.Lock()
+        self._options = bundle.manifest.search
+        self._biases: dict[tuple[str, ...], Floats] = {}
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        backend: Backend = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> Captioner:
+        """Loads a bundle.
+
+        Args:
+            path: the bundle's folder; None for the one that comes with the package.
+            backend: where the graphs run; ``auto`` takes the fastest that works here, see ``choice``.
+            precision: one the bundle has, such as ``float32`` or ``int8``; None for its default on that device.
+            threads: CPU threads; None for one per physical core.
+
+        Raises:
+            BundleError: the bundle is missing or cannot be used.
+            EngineError: the backend does not work here.
+            OptionError: an argument has no meaning.
+        """
+        folder = None if path is None else Path(path)
+        # OpenCV is imported meanwhile, so that the first image does not wait for it.
+        opened, _ = both(lambda: open_executor(folder, backend, precision, threads), opencv)
+        return cls(*opened)
+
+    @overload
+    def caption(
+        self,
+        images: ImageLike,
+        color: Color | None = None,
+        *,
+        ban: Sequence[str] = (),
+        batch: int = BATCH,
+        **changes: Unpack[SearchChanges],
+    ) -> Caption: ...
+
+    @overload
+    def caption(
+        self,
+        images: list[ImageLike] | tuple[ImageLike, ...],
+        color: Color | None = None,
+        *,
+        ban: Sequence[str] = (),
+        batch: int = BATCH,
+        **changes: Unpack[SearchChanges],
+    ) -> list[Caption]: ...
+
+    def caption(
+        self,
+        images: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        color: Color | None = None,
+        *,
+        ban: Sequence[str] = (),
+        batch: int = BATCH,
+        **changes: Unpack[SearchChanges],
+    ) -> Caption | list[Caption]:
+        """Captions an image, or each of a list of images.
+
+        Args:
+            images: one image or a list of them: paths, PIL images, or uint8 numpy arrays [h, w, 3] or [h, w].
+            color: ``"rgb"`` or ``"bgr"``, required for arrays of three channels; paths and PIL images know theirs.
+            ban: words that may not appear, besides those that the bundle bans.
+            batch: how many images go through the graphs together. Changes the time, never a caption.
+            changes: ``beams``, ``length_penalty``, ``max_words``, ``min_words``, ``nbest`` and ``stop``, see
+                ``SearchOptions``; what is left out or None is as the bundle has it.
+
+        Returns:
+            A caption, or a list of them in the order of the images.
+
+        Raises:
+            SourceError: an image cannot be read; of a list, the first one is named and no caption is returned.
+            OptionError: an option has no meaning, or bans a word that the model does not have.
+            EngineError: the device failed, or the captioner is closed.
+        """
+        options = self.options(ban, **changes)
+        if not isinstance(images, list | tuple):
+            return self._caption_batch([self._prepare(images, color)], options)[0]
+        captions = []
+        for index, result in enumerate(self.caption_each(images, options, color, batch=batch)):
+            if isinstance(result, SourceError):
+                raise SourceError(f"image {index} of {len(images)}: {result}") from result
+            captions.append(result)
+        return captions
+
+    def options(self, ban: Sequence[str] = (), **changes: Unpack[SearchChanges]) -> SearchOptions:
+        """The bundle's search options with changes, see ``caption``.
+
+        Raises:
+            OptionError: the options have no meaning, or ``ban`` has a word that the model does not have.
+        """
+        if not ban and not changes:
+            return self._options
+        if isinstance(ban, str):
+            raise OptionError(f"ban is {ban!r}; expected a list of words")
+        for word in ban:
+            if word not in self.bundle.vocabulary:
+                raise OptionError(f"ban has {word!r}, which is not a word of this model{self._suggest(word)}")
+        return self._options.override(ban=(*self._options.ban, *ban), **changes)
+
+    def caption_each(
+        self,
+        images: Iterable[ImageLike],
+        options: SearchOptions | None = None,
+        color: Color | None = None,
+        *,
+        batch: int = BATCH,
+    ) -> Iterator[Caption | SourceError]:
+        """Captions many images as they come, ``batch`` of them at a time; one that cannot be read gives its error.
+
+        Args:
+            images: any number of images; as many are held in memory as are captioned together.
+            options: see ``options``; None for the bundle's own.
+            color: see ``caption``.
+            batch: at least 1.
+
+        Raises:
+            OptionError: ``batch`` or ``color`` has no meaning.
+            EngineError: the device failed, or the captioner is closed.
+        """
+        if not 1 <= batch <= 1024:
+            raise OptionError(f"batch is {batch}; expected 1 to 1024")
+        rest = iter(images)
+        while chunk := list(islice(rest, batch)):
+            prepared = [self._prepare_or_error(image, color) for image in chunk]
+            good = [item for item in prepared if isinstance(item, _Prepared)]
+            captions = iter(self._caption_batch(good, options or self._options) if good else ())
+            for item in prepared:
+                yield item if isinstance(item, SourceError) else next(captions)
+
+    def close(self) -> None:
+        """Gives memory and threads back. The captioner cannot be used afterwards; closing it again does nothing."""
+        with self._lock:
+            if self._executor is not None:
+                self._executor.close()
+            self._executor = None
+
+    def __enter__(self) -> Captioner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self, image: ImageLike, color: Color | None) -> _Prepared:
+        spec = self.bundle.manifest.pixels
+        start = perf_counter()
+        # Twice the size leaves the area filter enough to give the same picture.
+        pixels = as_rgb(image, color, at_least=2 * max(spec.height, spec.width))
+        read = perf_counter()
+        pixels = reduce(pixels, spec)
+        return _Prepared(pixels, read - start, perf_counter() - read)
+
+    def _prepare_or_error(self, image: ImageLike, color: Color | None) -> _Prepared | SourceError:
+        try:
+            return self._prepare(image, color)
+        except SourceError as error:
+            return error
+
+    def _caption_batch(self, items: list[_Prepared], options: SearchOptions) -> list[Caption]:
+        pixels = items[0].pixels[None] if len(items) == 1 else np.stack([item.pixels for item in items])
+        bias = self._bias(options.ban)
+        with self._lock:
+            if self._executor is None:
+                raise EngineError("this captioner is closed; load it again")
+            start = perf_counter()
+            self._executor.encode(pixels, options, bias)
+            encoded = perf_counter()
+            found = search(self._executor, options)
+            decoded = perf_counter()
+        sentences = [tuple(map(self._sentence, hypotheses)) for hypotheses in found]
+        if not all(sentences):
+            raise OptionError(
+                f"no caption is possible: {len(options.ban)} banned words and min_words leave no word over"
+            )
+        share = 1e3 / len(items)
+        encode_ms, decode_ms = (encoded - start) * share, (decoded - encoded) * share
+        words_ms = (perf_counter() - decoded) * share
+        return [
+            Caption(each, Timings(item.read_s * 1e3, item.reduce_s * 1e3, encode_ms, decode_ms, words_ms))
+            for item, each in zip(items, sentences, strict=True)
+        ]
+
+    def _sentence(self, hypothesis: Hypothesis) -> Sentence:
+        words = tuple(self.bundle.vocabulary.decode(hypothesis.tokens))
+        attention = hypothesis.attention
+        if attention is None:
+            raise EngineError("the executor gave no attention")
+        return Sentence(
+            " ".join(words),
+            words,
+            hypothesis.log_prob,
+            hypothesis.score,
+            hypothesis.truncated,
+            attention.reshape(len(words), *self.bundle.manifest.attention_grid),
+        )
+
+    def _bias(self, ban: tuple[str, ...]) -> Floats:
+        """[V] what is added to the log-probabilities: words that are none are banned always."""
+        bias = self._biases.get(ban)
+        if bias is None:
+            vocabulary = self.bundle.vocabulary
+            bias = np.zeros(len(vocabulary), np.float32)
+            bias[[vocabulary.pad_id, vocabulary.start_id, *vocabulary.encode(ban)]] = DEAD
+            self._biases = {ban: bias}
+        return bias
+
+    def _suggest(self, word: str) -> str:
+        import difflib
+
+        close = difflib.get_close_matches(word.lower(), self.bundle.vocabulary.tokens, n=3, cutoff=0.7)
+        return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A reduced image, and what it cost."""
+
+    pixels: Pixels
+    read_s: float
+    reduce_s: float

@@ -1,0 +1,200 @@
+"""``camscribe caption``: captions photographs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from camscribe.runtime.caption import Caption, Sentence
+from camscribe.runtime.captioner import BATCH, Captioner
+from camscribe.runtime.commands.arguments import Parser, add_bundle_argument, add_device_arguments
+from camscribe.runtime.errors import OptionError, SourceError
+from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.images import expand, read
+from camscribe.runtime.progress import ProgressBar
+from camscribe.runtime.threads import both
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(argv)
+    if options.attention and not options.json and options.out is None:
+        raise OptionError("--attention needs --json (weights) or --out DIR (pictures)")
+    if not sys.warnoptions:
+        # Pillow warns of oddities in files that it reads all the same.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    files, problems = expand(options.images)
+    if options.out is not None:
+        make_folder(options.out, "--out")
+    for problem in problems:
+        print(f"camscribe: {problem}", file=sys.stderr)
+    if not files:
+        return 1
+    # Pillow is imported while the graphs are opened.
+    loaded, _ = both(
+        lambda: Captioner.load(options.bundle, options.backend, options.precision, options.threads),
+        lambda: importlib.import_module("PIL.JpegImagePlugin"),
+    )
+    with loaded as captioner:
+        choice = captioner.choice
+        if options.verbose or choice.surprising:
+            for reason in choice.reasons:
+                print(f"camscribe: backend {reason}", file=sys.stderr)
+        failed = _caption_all(captioner, files, options)
+    return 1 if failed or problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="camscribe caption", description="Captions photographs.")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="an image file, a folder of them, or a glob such as 'photos/**/*.jpg'",
+    )
+    add_bundle_argument(parser)
+    search = parser.add_argument_group("search", "The defaults are the bundle's; camscribe info shows them.")
+    search.add_argument("--beams", type=int, metavar="K", help="sentences followed at a time; 1 is greedy search")
+    search.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
+    search.add_argument("--max-words", type=int, metavar="N", help="a caption is cut there")
+    search.add_argument("--min-words", type=int, metavar="N", help="a caption does not end before")
+    search.add_argument(
+        "--ban", action="append", default=[], metavar="WORD", help="a word that may not appear; may be given many times"
+    )
+    search.add_argument("--nbest", type=int, metavar="N", help="sentences shown for an image, best first")
+    search.add_argument(
+        "--batch", type=int, default=BATCH, metavar="B", help=f"images captioned together (default: {BATCH})"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print a JSON object for each image")
+    output.add_argument("--out", type=Path, metavar="DIR", help="write a picture with its caption for each image")
+    output.add_argument("--attention", action="store_true", help="add where the model looked, to the pictures and JSON")
+    add_device_arguments(parser)
+    return parser
+
+
+def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Namespace) -> int:
+    """Captions and prints; returns how many files failed."""
+    search = captioner.options(
+        options.ban,
+        beams=options.beams,
+        length_penalty=options.length_penalty,
+        max_words=options.max_words,
+        min_words=options.min_words,
+        nbest=options.nbest,
+    )
+    names = _picture_names(files)
+    table = None if options.json else _Table(files)
+    failed = 0
+    with ProgressBar("captioned", len(files)) as bar:
+        results = captioner.caption_each(files, search, batch=options.batch)
+        for done, (path, name, result) in enumerate(zip(files, names, results, strict=True), start=1):
+            picture = options.out / name if options.out is not None else None
+            if isinstance(result, Caption) and picture is not None:
+                result = _draw(captioner, path, result, picture, attention=options.attention)
+            bar.clear()
+            if isinstance(result, SourceError):
+                failed += 1
+                print(f"camscribe: {result}", file=sys.stderr)
+                if table is None:
+                    print(json.dumps({"file": str(path), "error": str(result)}), flush=True)
+            elif table is None:
+                print(json.dumps(_as_json(captioner, path, result, picture, options)), flush=True)
+            else:
+                table.print(path, result)
+            bar.update(done)
+    return failed
+
+
+def _draw(
+    captioner: Captioner, path: Path, caption: Caption, picture: Path, *, attention: bool
+) -> Caption | SourceError:
+    """Writes the picture of a caption; returns the caption, or why there is no picture."""
+    from camscribe.runtime.draw import PHOTO_HEIGHT, PHOTO_WIDTH, caption_sheet, encode_jpeg
+
+    try:
+        # Read again, as keeping the photographs of a whole batch would take more memory than the model.
+        photo = read(path, at_least=max(PHOTO_HEIGHT, PHOTO_WIDTH))
+        sheet = caption_sheet(photo, caption, captioner.bundle.manifest.pixels, attention=attention)
+        write_atomically(picture, encode_jpeg(sheet))
+    except SourceError as error:
+        return error
+    return caption
+
+
+def _picture_names(files: list[Path]) -> list[str]:
+    """A name of its own for the picture of each file, never that of the file itself."""
+    taken: set[str] = set()
+    counts: Counter[str] = Counter()
+    names = []
+    for path in files:
+        name = f"{path.stem}.caption.jpg"
+        while name.lower() in taken:
+            counts[path.stem.lower()] += 1
+            name = f"{path.stem}-{counts[path.stem.lower()] + 1}.caption.jpg"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _as_json(
+    captioner: Captioner, path: Path, caption: Caption, picture: Path | None, options: argparse.Namespace
+) -> dict[str, Any]:
+    def sentence(item: Sentence) -> dict[str, Any]:
+        entry: dict[str, Any] = {
+            "caption": item.text,
+            "words": list(item.words),
+            "log_prob": item.log_prob,
+            "score": item.score,
+            "truncated": item.truncated,
+        }
+        if options.attention:
+            entry["attention"] = item.attention.astype(float).round(5).tolist()
+        return entry
+
+    timings = caption.timings
+    return {
+        "file": str(path),
+        **sentence(caption.hypotheses[0]),
+        "hypotheses": [sentence(item) for item in caption.hypotheses],
+        "timings_ms": {
+            "read": round(timings.read_ms, 3),
+            "reduce": round(timings.reduce_ms, 3),
+            "encode": round(timings.encode_ms, 3),
+            "decode": round(timings.decode_ms, 3),
+            "words": round(timings.words_ms, 3),
+            "total": round(timings.total_ms, 3),
+        },
+        "bundle": captioner.bundle.manifest.name,
+        "backend": captioner.choice.backend,
+        "precision": captioner.choice.precision,
+        **({"picture": str(picture)} if picture is not None else {}),
+    }
+
+
+class _Table:
+    """Lines of ``file  caption  score  ms`` under a header; ``ms`` is the image's share of the work on its batch."""
+
+    _CAPTION_WIDTH = 64
+    """Lines are printed as they come, so the width is a guess that nearly all captions keep."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._width = max(4, *(len(str(path)) for path in files))
+        self._line("file", "caption", "score", "ms")
+
+    def print(self, path: Path, caption: Caption) -> None:
+        """Prints an image's captions; of the n best only the first has the file's name and time."""
+        name, time = str(path), f"{caption.timings.total_ms:.1f}"
+        for item in caption.hypotheses:
+            self._line(name, item.text + (" ..." if item.truncated else ""), f"{item.score:.3f}", time)
+            name = time = ""
+
+    def _line(self, file: str, caption: str, score: str, time: str) -> None:
+        print(f"{file:{self._width}}  {caption:{self._CAPTION_WIDTH}}  {score:>7}  {time:>7}".rstrip(), flush=True)

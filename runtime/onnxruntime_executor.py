@@ -1,0 +1,179 @@
+"""ONNX Runtime as an executor, on a CPU and on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import BundleError, EngineError
+from camscribe.runtime.manifest import Device, TensorSpec
+from camscribe.runtime.onnxruntime_plan import Plan
+from camscribe.runtime.pixels import Pixels
+from camscribe.runtime.search import Floats, SearchOptions, Trace
+from camscribe.runtime.threads import both, physical_cores
+
+_PLANS_KEPT = 4
+"""Sizes of batch whose memory is kept: full batches and the rest of the last one, with a few to spare."""
+_PROVIDERS: dict[Device, list[Any]] = {
+    "cpu": ["CPUExecutionProvider"],
+    # TensorFloat-32 would round the float32 reference to 10 bits; an exhaustive search for the fastest convolution
+    # takes longer than a caption.
+    "cuda": [
+        ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+        "CPUExecutionProvider",
+    ],
+}
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+
+
+class OnnxRuntimeExecutor:
+    """Runs a bundle with ONNX Runtime. See ``camscribe.runtime.executor.Executor``.
+
+    Args:
+        bundle: a loaded bundle.
+        precision: one of its precisions.
+        device: ``cpu`` or ``cuda``.
+        threads: threads of a CPU, None for one per physical core.
+
+    Raises:
+        EngineError: ONNX Runtime is missing, does not load a graph, or has no such device.
+        BundleError: a graph has other tensors than the manifest says.
+    """
+
+    def __init__(self, bundle: Bundle, precision: str, device: Device, threads: int | None = None) -> None:
+        self._runtime = onnxruntime()
+        self._manifest = bundle.manifest
+        self._pair = bundle.manifest.precisions[precision]
+        self._device = device
+        # Opening takes most of the time until the first caption, and ONNX Runtime uses one core for it.
+        sessions = both(
+            lambda: open_session(bundle.graph(precision, "encoder"), device, threads),
+            lambda: open_session(bundle.graph(precision, "decoder"), device, threads),
+        )
+        problems = [
+            problem
+            for session, spec in zip(sessions, (self._pair.encoder, self._pair.decoder), strict=True)
+            for problem in spec.differences(tensor_specs(session.get_inputs()), tensor_specs(session.get_outputs()))
+        ]
+        if problems:
+            raise BundleError(f"{bundle.path}: {'; '.join(problems)}: export the bundle again")
+        self._encoder, self._decoder = sessions
+        self._plans: collections.OrderedDict[tuple[int, int, int], Plan] = collections.OrderedDict()
+        self._plan: Plan | None = None
+        self._step = 0
+
+    def encode(self, images: Pixels, options: SearchOptions, bias: Floats) -> None:
+        """See ``Executor``."""
+        plan = self._plan_for(len(images), options.beams, options.max_words)
+        self._plan, self._step = plan, 0
+        plan.start(images, options.min_words, bias)
+        self._run(self._encoder, plan.encoder_binding)
+        plan.spread_states()
+
+    def step(self) -> None:
+        """See ``Executor``."""
+        if self._plan is None or self._step >= len(self._plan.bindings):
+            raise EngineError("step was called without encode, or more than max_words times after it")
+        self._run(self._decoder, self._plan.bindings[self._step])
+        self._step += 1
+
+    def trace(self, *, attention: bool = False) -> Trace:
+        """See ``Executor``."""
+        if self._plan is None:
+            raise EngineError("trace was called without encode")
+        return self._plan.read(self._step, attention=attention)
+
+    def close(self) -> None:
+        """See ``Executor``."""
+        self._plan = None
+        self._plans.clear()
+        self._encoder = self._decoder = None
+
+    def _plan_for(self, images: int, beams: int, steps: int) -> Plan:
+        key = (images, beams, steps)
+        if key in self._plans:
+            self._plans.move_to_end(key)
+            return self._plans[key]
+        if len(self._plans) >= _PLANS_KEPT:
+            self._plans.popitem(last=False)
+        try:
+            plan = Plan(self._runtime, self._device, self._encoder, self._decoder, self._manifest, self._pair, *key)
+        except MemoryError as error:
+            raise EngineError(f"a batch of {images} images does not fit into memory; choose a smaller one") from error
+        self._plans[key] = plan
+        return plan
+
+    def _run(self, session: Any, binding: Any) -> None:
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # the errors of ONNX Runtime have no base of their own
+            raise EngineError(f"ONNX Runtime failed on {self._device}: {_line(error)}") from error
+
+
+def onnxruntime() -> ModuleType:
+    """The ``onnxruntime`` module, imported on first use.
+
+    Raises:
+        EngineError: it is not installed, or does not load.
+    """
+    try:
+        import onnxruntime as module
+    except ImportError as error:
+        raise EngineError(f'ONNX Runtime cannot be imported ({error}): pip install "camscribe[cpu]"') from error
+    return cast(ModuleType, module)
+
+
+def why_not_cuda() -> str | None:
+    """Why ONNX Runtime cannot use a GPU here, as far as can be told without trying; None where it may."""
+    if "CUDAExecutionProvider" not in onnxruntime().get_available_providers():
+        return 'this ONNX Runtime is built without CUDA (pip install "camscribe[cuda]" for one with it)'
+    return None
+
+
+def open_session(path: Path, device: Device, threads: int | None = None) -> Any:
+    """Opens a graph with the options that all graphs of a bundle are run with.
+
+    Raises:
+        EngineError: ONNX Runtime does not load it, or not on that device.
+    """
+    runtime = onnxruntime()
+    options = runtime.SessionOptions()
+    # Named, because ONNX Runtime's own default counts the cores of the machine, not those of a container, and binds
+    # threads to cores that other programs use.
+    options.intra_op_num_threads = threads or physical_cores()
+    options.inter_op_num_threads = 1
+    # Waiting threads spin, so that a step of half a millisecond need not wake them; but not beyond a run, where the
+    # threads of the other graph need the cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 4  # what goes wrong is raised, and said in one line
+    wanted = _PROVIDERS[device]
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=wanted)
+    except Exception as error:  # the errors of ONNX Runtime have no base of their own
+        raise EngineError(
+            f"{path}: ONNX Runtime {runtime.__version__} cannot open it on {device}: {_line(error)}"
+        ) from error
+    provider = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
+    if session.get_providers()[0] != provider:
+        raise EngineError(
+            f"ONNX Runtime cannot use {device}: its {provider} does not start; check driver and libraries"
+        )
+    return session
+
+
+def tensor_specs(arguments: Sequence[Any]) -> list[TensorSpec]:
+    """Specs of a session's ``get_inputs()`` or ``get_outputs()``."""
+    specs = []
+    for argument in arguments:
+        dtype = _DTYPES.get(argument.type, argument.type.removeprefix("tensor(").removesuffix(")"))
+        shape = tuple(size if isinstance(size, int) else str(size or "?") for size in argument.shape)
+        specs.append(TensorSpec(argument.name, cast(Any, dtype), shape))
+    return specs
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
