@@ -1,0 +1,1 @@
+"""PyTorch side: data, models, losses, training loops, caption and image metrics."""

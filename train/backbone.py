@@ -1,0 +1,177 @@
+"""Any torchvision classification model as a grid encoder: a list of stages, the first of which may stay frozen."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from camscribe.runtime.errors import DataError
+
+# ImageNet's, which all torchvision weights and their kin expect of RGB in 0..1.
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Stages that turn pixels into a grid of features.
+
+    Batch norms are folded into the convolutions: fine-tuning on small batches keeps their statistics anyway, and a
+    folded network trains and runs faster.
+
+    Args:
+        name: a torchvision classification model.
+        weights: ``torchvision``, ``none``, or a safetensors file in torchvision's names (of the whole model, or of its
+            ``features`` alone).
+        grid: rows and columns that the grid is averaged (or spread) to; 0 keeps the network's own.
+
+    Raises:
+        DataError: no such model, its features are not a grid, or the weights do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, weights: str = "none", grid: int = 0) -> None:
+        super().__init__()
+        self.grid = grid
+        model = _torchvision_model(name, weights)
+        self.stages = nn.Sequential(*_grid_stages(model))
+        self.eval()
+        _fold_batch_norms(self.stages)
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) * 255, persistent=False)
+        self.width = self._probe(name)
+
+    def _probe(self, name: str) -> int:
+        try:
+            with torch.no_grad():
+                grid = self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+        except Exception as error:
+            raise DataError(f"backbone {name}: its stages do not run one after the other ({error})") from error
+        if grid.dim() != 4:
+            raise DataError(
+                f"backbone {name}: makes features of shape {tuple(grid.shape)}, expected a grid [B, C, h, w]"
+            )
+        return int(grid.shape[1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] RGB -> features [B, C, h, w]."""
+        return self.trunk(self.stem(images, 0), 0)
+
+    def stem(self, images: Tensor, trained: int) -> Tensor:
+        """uint8 [B, H, W, 3] RGB -> what the last ``trained`` stages take."""
+        pixels = (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+        for stage in self.stages[: len(self.stages) - trained]:
+            pixels = stage(pixels)
+        return pixels
+
+    def trunk(self, features: Tensor, trained: int) -> Tensor:
+        """Runs the last ``trained`` stages, and brings the grid to its size."""
+        for stage in self.stages[len(self.stages) - trained :]:
+            features = stage(features)
+        return average_grid(features, self.grid) if self.grid else features
+
+    def trunk_parameters(self, trained: int) -> Iterator[nn.Parameter]:
+        """Parameters of the last ``trained`` stages."""
+        for stage in self.stages[len(self.stages) - trained :]:
+            yield from stage.parameters()
+
+
+def average_grid(grid: Tensor, side: int) -> Tensor:
+    """``nn.AdaptiveAvgPool2d(side)`` as a matrix product, because ONNX has no pooling from 8 cells to 14.
+
+    Features [B, C, h, w] -> [B, C, side, side].
+    """
+    rows, columns = (_averages(size, side) for size in grid.shape[2:])
+    weights = torch.from_numpy(np.kron(rows, columns)).to(grid)
+    return (grid.flatten(2) @ weights.T).unflatten(2, (side, side))
+
+
+def _averages(size: int, cells: int) -> npt.NDArray[np.float32]:
+    """[cells, size] weights with which each of ``cells`` averages what it covers of ``size``."""
+    weights = np.zeros((cells, size), np.float32)
+    for cell in range(cells):
+        begin, end = cell * size // cells, -(-(cell + 1) * size // cells)
+        weights[cell, begin:end] = 1 / (end - begin)
+    return weights
+
+
+def _torchvision_model(name: str, weights: str) -> nn.Module:
+    try:
+        builder = torchvision.models.get_model_builder(name)
+    except ValueError as error:
+        raise DataError(f"backbone {name!r}: torchvision has no such model") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Inception and GoogLeNet warn about their own initialisation.
+        model: nn.Module = builder(weights="DEFAULT" if weights == "torchvision" else None)
+    if weights not in ("torchvision", "none"):
+        _load_local(model, name, Path(weights))
+    return model
+
+
+def _load_local(model: nn.Module, name: str, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as safetensors weights of {name} ({error})") from error
+    target: Any = model
+    own = set(model.state_dict())
+    if not set(tensors) & own and hasattr(model, "features"):
+        target = model.features
+    wanted = target.state_dict()
+    missing = [key for key in wanted if key not in tensors and not _is_head(key)]
+    extra = [key for key in tensors if key not in wanted]
+    other = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+    if missing or extra or other:
+        raise DataError(
+            f"{path}: does not fit torchvision's {name}: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}, {len(other)} of another shape {other[:3]}"
+        )
+    target.load_state_dict(tensors, strict=False)
+
+
+_HEADS = ("classifier", "fc", "head", "heads")
+
+
+def _is_head(key: str) -> bool:
+    return key.split(".")[0] in _HEADS
+
+
+def _grid_stages(model: nn.Module) -> Iterator[nn.Module]:
+    """The children up to the pooling, with a ``features`` container taken apart."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d) or _is_head(name) or name in ("avgpool", "dropout"):
+            return
+        if name == "features" and isinstance(child, nn.Sequential):
+            yield from child.children()
+        elif not name.startswith(("aux", "AuxLogits")):
+            yield child
+
+
+def _fold_batch_norms(module: nn.Module) -> None:
+    """Folds every batch norm that directly follows a convolution among its parent's children."""
+    for child in module.children():
+        _fold_batch_norms(child)
+    names = list(module._modules)
+    for first, second in itertools.pairwise(names):
+        conv, norm = module._modules[first], module._modules[second]
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and _in_order(module):
+            module._modules[first] = fuse_conv_bn_eval(conv, norm)
+            module._modules[second] = nn.Identity()
+
+
+def _in_order(module: nn.Module) -> bool:
+    """Whether children run in the order of their names: containers do; residual blocks name them so in torchvision."""
+    return isinstance(module, nn.Sequential) or type(module).__name__ in ("BasicBlock", "Bottleneck")

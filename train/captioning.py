@@ -1,0 +1,257 @@
+"""Captions of a whole split, by a bundle on any backend or by a checkpoint in PyTorch, and files of captions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from camscribe.runtime.captioner import Captioner
+from camscribe.runtime.errors import DataError, OptionError, SourceError
+from camscribe.runtime.images import read
+from camscribe.runtime.pixels import Pixels, PixelSpec, reduce
+from camscribe.runtime.progress import ProgressBar
+from camscribe.runtime.search import SearchChanges, SearchOptions
+from camscribe.runtime.vocab import Vocabulary
+from camscribe.train.readers import CaptionedImage
+
+CHECKPOINT_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how a model is run."""
+
+    backend: str = "auto"
+    """For a bundle one of the runtime's; for a checkpoint ``auto``, ``cpu`` or ``cuda``."""
+    precision: str | None = None
+    """A precision of the bundle; a checkpoint has none but float32."""
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A generated caption."""
+
+    text: str
+    log_prob: float
+    score: float
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Generated captions and what made them."""
+
+    by_image: dict[str, Written]
+    """In the order of the images."""
+    unreadable: tuple[str, ...]
+    """Images that could not be read, one line each."""
+    model: dict[str, Any]
+    """Kind, name, sha256, backend, precision: JSON-able."""
+    search: dict[str, Any]
+    """All search options."""
+    vocabulary: Vocabulary
+    seconds: float
+    """For all images, reading them included."""
+
+
+def caption_split(
+    model: Path | None,
+    images: Sequence[CaptionedImage],
+    *,
+    device: Device | None = None,
+    batch: int = 8,
+    ban: Sequence[str] = (),
+    changes: SearchChanges | None = None,
+) -> Captions:
+    """Captions images with a bundle (a folder; None for the one that comes with camscribe) or a checkpoint (a file).
+
+    Args:
+        model: the bundle or checkpoint.
+        images: what is captioned.
+        device: where it runs.
+        batch: images captioned together.
+        ban: words that may not appear, besides those the model bans.
+        changes: search options that differ from the model's own.
+
+    Raises:
+        CamscribeError: the model cannot be used, or an option has no meaning. An image that cannot be read is no
+            reason to stop: see ``Captions.unreadable``.
+    """
+    run = _caption_by_checkpoint if model is not None and model.suffix == CHECKPOINT_SUFFIX else _caption_by_bundle
+    return run(model, images, device or Device(), batch, ban, changes or {})
+
+
+def write_lines(captions: Captions, images: Sequence[CaptionedImage]) -> bytes:
+    """Captions as JSON lines, which ``read_results`` reads back."""
+    return "".join(
+        json.dumps({"image_id": image.image_id, "file": image.path.name, "caption": written.text, **_numbers(written)})
+        + "\n"
+        for image in images
+        if (written := captions.by_image.get(image.image_id)) is not None
+    ).encode()
+
+
+def read_results(path: Path) -> dict[str, str]:
+    """Reads captions: COCO's results (a JSON list of ``image_id`` and ``caption``), or the same as JSON lines.
+
+    Returns:
+        image_id as text -> caption.
+
+    Raises:
+        DataError: the file cannot be read, an entry is broken, or an image is captioned twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        is_list = text.lstrip().startswith("[")
+        entries = json.loads(text) if is_list else [json.loads(line) for line in text.splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected captions as JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is neither JSON nor JSON lines ({error})") from error
+    captions: dict[str, str] = {}
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str) or "image_id" not in entry:
+            raise DataError(f"{path}: entry {number} of {len(entries)} has no image_id and caption")
+        image = str(entry["image_id"])
+        if image in captions:
+            raise DataError(f"{path}: entry {number} of {len(entries)} captions image {image} a second time")
+        captions[image] = entry["caption"]
+    if not captions:
+        raise DataError(f"{path}: holds no captions")
+    return captions
+
+
+def _caption_by_bundle(
+    model: Path | None,
+    images: Sequence[CaptionedImage],
+    device: Device,
+    batch: int,
+    ban: Sequence[str],
+    changes: SearchChanges,
+) -> Captions:
+    begin = time.perf_counter()
+    by_image: dict[str, Written] = {}
+    unreadable = []
+    with Captioner.load(model, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
+        options = captioner.options(ban, **changes)
+        begin = time.perf_counter()
+        with ProgressBar("captioned", len(images)) as bar:
+            results = captioner.caption_each([image.path for image in images], options, batch=batch)
+            for done, (image, result) in enumerate(zip(images, results, strict=True), start=1):
+                if isinstance(result, SourceError):
+                    unreadable.append(str(result))
+                else:
+                    written = Written(result.text, result.log_prob, result.score, result.truncated)
+                    by_image[image.image_id] = written
+                bar.update(done)
+        bundle, choice = captioner.bundle, captioner.choice
+    about = {
+        "kind": "bundle",
+        "name": bundle.manifest.name,
+        "sha256": _sha256(bundle.path / "bundle.json"),
+        "backend": choice.backend,
+        "precision": choice.precision,
+    }
+    seconds = time.perf_counter() - begin
+    return Captions(by_image, tuple(unreadable), about, asdict(options), bundle.vocabulary, seconds)
+
+
+def _caption_by_checkpoint(
+    model: Path | None,
+    images: Sequence[CaptionedImage],
+    device: Device,
+    batch: int,
+    ban: Sequence[str],
+    changes: SearchChanges,
+) -> Captions:
+    import torch
+
+    from camscribe.train.checkpoint import Checkpoint
+    from camscribe.train.executor import TorchExecutor
+
+    if model is None:
+        raise OptionError("no checkpoint is named")
+    if device.precision not in (None, "float32"):
+        raise OptionError(f"precision is {device.precision!r}; a checkpoint has only float32: export it for others")
+    if not 1 <= batch <= 1024:
+        raise OptionError(f"batch is {batch}; expected 1 to 1024")
+    if device.threads is not None:
+        if device.threads < 1:
+            raise OptionError(f"threads is {device.threads}; expected 1 or more")
+        torch.set_num_threads(device.threads)
+    where = _torch_device(device.backend)
+    checkpoint = Checkpoint.load(model)
+    config, vocabulary = checkpoint.config, checkpoint.vocabulary
+    for word in ban:
+        if word not in vocabulary:
+            raise OptionError(f"ban has {word!r}, which is not a word of this model")
+    own = config.validation
+    options = SearchOptions(
+        beams=own.beams,
+        max_words=own.max_words,
+        length_penalty=own.length_penalty,
+        ban=tuple(dict.fromkeys(("<unk>", *ban))),
+    ).override(**changes)
+    spec = PixelSpec(config.model.image_height, config.model.image_width, config.model.fit)
+    executor = TorchExecutor(checkpoint.model().to(where), vocabulary)
+    by_image: dict[str, Written] = {}
+    unreadable: list[str] = []
+
+    begin = time.perf_counter()
+    with ProgressBar("captioned", len(images)) as bar:
+        for start in range(0, len(images), batch):
+            good = []
+            for image in images[start : start + batch]:
+                pixels = _pixels(image.path, spec)
+                if isinstance(pixels, SourceError):
+                    unreadable.append(str(pixels))
+                else:
+                    good.append((image.image_id, pixels))
+            found = executor.caption(np.stack([each for _, each in good]), options) if good else []
+            for (image_id, _), hypotheses in zip(good, found, strict=True):
+                best = hypotheses[0]
+                text = " ".join(vocabulary.decode(best.tokens))
+                by_image[image_id] = Written(text, best.log_prob, best.score, best.truncated)
+            bar.update(min(start + batch, len(images)))
+    about = {
+        "kind": "checkpoint",
+        "name": model.name,
+        "sha256": _sha256(model),
+        "backend": f"torch {where.type}",
+        "precision": "float32",
+    }
+    seconds = time.perf_counter() - begin
+    return Captions(by_image, tuple(unreadable), about, asdict(options), vocabulary, seconds)
+
+
+def _pixels(path: Path, spec: PixelSpec) -> Pixels | SourceError:
+    try:
+        return reduce(read(path), spec)
+    except SourceError as error:
+        return error
+
+
+def _torch_device(backend: str) -> Any:
+    import torch
+
+    if backend not in ("auto", "cpu", "cuda"):
+        raise OptionError(f"backend is {backend!r}; a checkpoint runs in PyTorch on auto, cpu or cuda: export it first")
+    if backend == "cuda" and not torch.cuda.is_available():
+        raise OptionError("backend is 'cuda'; PyTorch finds no GPU here: use cpu")
+    return torch.device("cuda" if backend != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _numbers(written: Written) -> dict[str, Any]:
+    return {"log_prob": written.log_prob, "score": written.score, "truncated": written.truncated}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

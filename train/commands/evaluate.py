@@ -1,0 +1,245 @@
+"""``camscribe evaluate``: scores a model's captions, or a file of captions, against what people wrote."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from camscribe import __version__
+from camscribe.runtime.commands.arguments import Parser, add_device_arguments
+from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.vocab import Vocabulary
+from camscribe.train.captioning import Captions, Device, caption_split, read_results, write_lines
+from camscribe.train.metrics import METRICS, Quality, Scores, quality, score
+from camscribe.train.readers import FORMATS, CaptionedImage, Dataset, read_dataset
+
+REPORT_SCHEMA = 1
+_NAMES = dict(zip(METRICS, ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"), strict=True))
+_SPLITS = {"flickr8k": "dev", "karpathy": "val", "coco": "val"}
+_SAMPLES = 12
+_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "pycocoevalcap")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(argv)
+    for path, name in ((options.out, "--out"), (options.captions_out, "--captions-out"), (options.sheet, "--sheet")):
+        if path is not None:
+            make_folder(path.parent, name)
+    outcome = _read_captions(options) if options.results is not None else _make_captions(options)
+    scores = score(outcome.texts, {image.image_id: image.captions for image in outcome.images}, options.tokenizer)
+    counts = quality(outcome.texts.values(), outcome.vocabulary)
+    report = {
+        "schema": REPORT_SCHEMA,
+        "command": ["camscribe", "evaluate", *argv],
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        **outcome.about,
+        "tokenizer": scores.tokenizer,
+        "scores": scores.values,
+        "missing": list(scores.missing),
+        "quality": counts.to_dict(),
+    }
+    if options.out is not None:
+        write_atomically(options.out, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    if options.sheet is not None:
+        _draw(outcome, options.sheet)
+    _print(report, scores, counts)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Captions to be scored."""
+
+    texts: dict[str, str]
+    """image_id -> caption."""
+    images: list[CaptionedImage]
+    """Those of ``texts``, in its order."""
+    vocabulary: Vocabulary | None
+    about: dict[str, Any]
+    """What the report says of model and data."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="camscribe evaluate", description=__doc__.split(": ", 1)[1] if __doc__ else None)
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        metavar="BUNDLE|CHECKPOINT",
+        help="a bundle's folder or a checkpoint's file (default: the bundle that comes with camscribe)",
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="score these captions (COCO results or JSON lines), no model"
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, metavar="FOLDER", help="the data set's folder")
+    data.add_argument("--format", choices=FORMATS, default="flickr8k", help="its layout (default: flickr8k)")
+    data.add_argument("--split", help="split, or a part such as 'dev[500:]' (default: dev of flickr8k, else val)")
+    data.add_argument("--captions", type=Path, metavar="FILE", help="the file of captions, where it has another name")
+    data.add_argument("--images", type=Path, metavar="FOLDER", help="the folder of images, where it has another name")
+    data.add_argument("--skip-bad", action="store_true", help="leave out, count and name what cannot be read")
+    search = parser.add_argument_group("search", "The defaults are the model's.")
+    search.add_argument("--beams", type=int, metavar="K")
+    search.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
+    search.add_argument("--max-words", type=int, metavar="N")
+    search.add_argument("--min-words", type=int, metavar="N")
+    search.add_argument("--stop", choices=("optimal", "first_k"), help="when an image's search ends")
+    search.add_argument("--ban", action="append", default=[], metavar="WORD", help="a word that may not appear")
+    search.add_argument("--batch", type=int, default=8, metavar="B", help="images captioned together (default: 8)")
+    output = parser.add_argument_group("scores and output")
+    output.add_argument(
+        "--tokenizer",
+        choices=("ptb", "words", "spaces"),
+        help="ptb needs Java and is that of published scores; spaces is for captions that are cut already "
+        "(default: ptb, or words where Java is missing)",
+    )
+    output.add_argument("--out", type=Path, metavar="FILE", help="write the report as JSON")
+    output.add_argument("--captions-out", type=Path, metavar="FILE", help="write the captions as JSON lines")
+    output.add_argument("--sheet", type=Path, metavar="FILE", help=f"write {_SAMPLES} captioned images as a PNG")
+    add_device_arguments(parser)
+    return parser
+
+
+def _make_captions(options: argparse.Namespace) -> _Outcome:
+    """Captions the split with a model."""
+    dataset = _read(options, with_images=True)
+    captions = caption_split(
+        options.model,
+        dataset.images,
+        device=Device(options.backend, options.precision, options.threads),
+        batch=options.batch,
+        ban=options.ban,
+        changes={
+            "beams": options.beams,
+            "length_penalty": options.length_penalty,
+            "max_words": options.max_words,
+            "min_words": options.min_words,
+            "stop": options.stop,
+        },
+    )
+    if options.captions_out is not None:
+        write_atomically(options.captions_out, write_lines(captions, dataset.images))
+    _check_readable(captions, options)
+    texts = {image: written.text for image, written in captions.by_image.items()}
+    images = [image for image in dataset if image.image_id in texts]
+    about = {
+        "model": captions.model,
+        "search": captions.search,
+        "data": _about(options, dataset, images, captions.unreadable),
+        "seconds": round(captions.seconds, 3),
+        "truncated": sum(written.truncated for written in captions.by_image.values()),
+    }
+    return _Outcome(texts, images, captions.vocabulary, about)
+
+
+def _read_captions(options: argparse.Namespace) -> _Outcome:
+    """Reads captions made elsewhere. As in coco-caption, images without one are left out; the report says so."""
+    if options.model is not None or options.captions_out is not None:
+        raise OptionError("--results scores captions that exist already; leave out the model and --captions-out")
+    dataset = _read(options, with_images=options.sheet is not None)
+    texts = read_results(options.results)
+    images = [image for image in dataset if image.image_id in texts]
+    unknown = sorted(texts.keys() - {image.image_id for image in images})
+    if unknown:
+        raise DataError(
+            f"{options.results}: {len(unknown)} captioned images are not in split {_split(options)}, the first is "
+            f"{unknown[0]}; name the split they are of with --split"
+        )
+    model = {"kind": "results", "name": options.results.name}
+    about = {"model": model, "data": _about(options, dataset, images, ())}
+    return _Outcome({image.image_id: texts[image.image_id] for image in images}, images, None, about)
+
+
+def _read(options: argparse.Namespace, *, with_images: bool) -> Dataset:
+    root = options.data
+    if root is None and options.results is not None and options.captions is not None:
+        root = options.captions.parent
+    if root is None:
+        raise OptionError("--data is missing; expected the folder of a data set, such as --data flickr8k")
+    return read_dataset(
+        options.format,
+        root,
+        split=_split(options),
+        captions=options.captions,
+        images=options.images,
+        skip_bad=options.skip_bad,
+        with_images=with_images,
+    )
+
+
+def _split(options: argparse.Namespace) -> str:
+    return str(options.split or _SPLITS[options.format])
+
+
+def _check_readable(captions: Captions, options: argparse.Namespace) -> None:
+    for line in captions.unreadable:
+        print(f"camscribe: {line}", file=sys.stderr)
+    if captions.unreadable and not options.skip_bad:
+        raise DataError(
+            f"{len(captions.unreadable)} images cannot be read, so there are no scores; leave them out with --skip-bad"
+        )
+    if not captions.by_image:
+        raise DataError("none of the images can be read")
+
+
+def _about(
+    options: argparse.Namespace, dataset: Dataset, images: Sequence[CaptionedImage], unreadable: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "format": options.format,
+        "split": _split(options),
+        "images": len(dataset),
+        "scored": len(images),
+        "references": sum(len(image.captions) for image in images),
+        "skipped": [*dataset.problems, *unreadable],
+    }
+
+
+def _versions() -> dict[str, str]:
+    installed = {found.name: found.version for found in metadata.distributions() if found.name in _PACKAGES}
+    return {"camscribe": __version__, "python": platform.python_version(), **dict(sorted(installed.items()))}
+
+
+def _draw(outcome: _Outcome, out: Path) -> None:
+    from camscribe.train.figures import sheet
+
+    count = len(outcome.images)
+    chosen = [outcome.images[round(row)] for row in np.linspace(0, count - 1, min(_SAMPLES, count))]
+    sheet([(image.path, outcome.texts[image.image_id], image.captions[0]) for image in chosen], out)
+
+
+def _print(report: dict[str, Any], scores: Scores, counts: Quality) -> None:
+    model, data = report["model"], report["data"]
+    where = f", {model['backend']} {model['precision']}" if "backend" in model else ""
+    beams = f", {report['search']['beams']} beams" if "search" in report else ""
+    print(f"model     {model['name']} ({model['kind']}{where}{beams})")
+    print(f"data      {data['format']} {data['split']}: {data['scored']} images, {data['references']} references")
+    used = "" if counts.vocabulary_used is None else f", {counts.vocabulary_used:.1%} of the vocabulary"
+    print(
+        f"captions  {counts.different} different of {counts.captions}, {counts.mean_words:.1f} words on average{used}, "
+        f"{counts.bad_ending_share:.1%} bad endings, {counts.stuttered} stuttered"
+    )
+    print(f"tokens    {scores.tokenizer}")
+    shown = [name for name in METRICS if name in scores.values]
+    print()
+    print("  ".join(f"{_NAMES[name]:>7}" for name in shown))
+    print("  ".join(f"{scores.values[name]:7.3f}" for name in shown))
+    if data["scored"] < data["images"]:
+        print(f"note: {data['images'] - data['scored']} of {data['images']} images have no caption and are not scored")
+    for line in data["skipped"]:
+        print(f"skipped: {line}", file=sys.stderr)
+    for line in scores.missing:
+        print(f"missing: {line}", file=sys.stderr)

@@ -1,0 +1,74 @@
+"""``camscribe train CONFIG.toml``: trains a captioner, or goes on with an interrupted run.
+
+More than one process: ``torchrun --nproc-per-node N -m camscribe.train.commands.train CONFIG.toml``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from camscribe.runtime.commands.arguments import Parser
+from camscribe.runtime.errors import CamscribeError, DataError, OptionError
+from camscribe.train.config import load_config
+from camscribe.train.trainer import Trainer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = Parser(prog="camscribe train", description=__doc__)
+    parser.add_argument("config", type=Path, help="TOML configuration; every key is described in docs/training.md")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME-OF-THE-CONFIGURATION)")
+    parser.add_argument("--cache", type=Path, help="folder of cached features (default: OUT/cache)")
+    parser.add_argument("--accelerator", default="auto", help="cpu, cuda, ... (default: auto)")
+    parser.add_argument("--threads", type=int, help="CPU threads of a process (default: all cores)")
+    options = parser.parse_args(argv)
+    config = load_config(options.config)
+    folder = options.out or Path("runs") / options.config.stem
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made ({error}); name another folder with --out") from error
+    if options.threads is not None:
+        if options.threads < 1:
+            raise OptionError(f"--threads is {options.threads}; expected 1 or more")
+        import torch
+
+        torch.set_num_threads(options.threads)
+    fabric = _fabric(options.accelerator, config.precision)
+    best = Trainer(config, folder, fabric, options.cache or folder / "cache").run()
+    if fabric.is_global_zero:
+        print(f"best checkpoint: {best}\nnext: camscribe export {best} --out BUNDLE")
+    return 0
+
+
+def _fabric(accelerator: str, precision: str) -> Fabric:
+    """Fabric over the processes that torchrun started, or over this one."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Advice about data loaders, which are not Fabric's here.
+        try:
+            fabric = Fabric(
+                accelerator=accelerator,
+                devices=processes if processes > 1 else 1,
+                num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+                strategy="ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
+                precision=precision,  # type: ignore[arg-type]
+            )
+        except (ValueError, RuntimeError) as error:
+            raise OptionError(f"--accelerator {accelerator}, precision {precision}: {error}") from error
+        fabric.launch()
+    return fabric
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except CamscribeError as error:
+        print(f"camscribe train: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,238 @@
+"""The training configuration: one TOML file, one frozen dataclass a table.
+
+An unknown key is refused with the nearest known one; a value of another type is refused with the type expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import types
+import typing
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from camscribe.runtime.errors import DataError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images and captions come from."""
+
+    root: str
+    """Folder of the data set; relative to the configuration file."""
+    format: Literal["flickr8k", "karpathy", "coco"] = "flickr8k"
+    """Layout of the data set, see ``train/readers.py``."""
+    train: str = "train"
+    """Split to train on."""
+    tune: str = "dev"
+    """Split that chooses the best checkpoint; a part is named like ``dev[:500]``."""
+    captions: str | None = None
+    """Caption file, where the layout does not fix it; relative to the configuration file."""
+    images: str | None = None
+    """Image folder, where the layout does not fix it; relative to the configuration file."""
+    skip_bad: bool = False
+    """Skip (and count and name) broken lines, missing images and empty captions instead of refusing them."""
+    min_count: int = 5
+    """Words rarer than this in the training captions become ``<unk>``."""
+    max_words: int = 20
+    """Training captions are cut to this many words."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The captioner: a torchvision backbone as encoder, soft attention over its grid, an LSTM cell as decoder."""
+
+    backbone: str = "mobilenet_v2"
+    """Any torchvision classification model whose features are a grid."""
+    weights: str = "torchvision"
+    """``torchvision`` (downloads), ``none`` (random), or a safetensors file in torchvision's names."""
+    image_height: int = 224
+    """Rows of the encoder's input, pixels."""
+    image_width: int = 224
+    """Columns of the encoder's input, pixels."""
+    fit: Literal["squash", "crop"] = "squash"
+    """How an image of another shape is fitted: squashed, or its centre cropped."""
+    grid: int = 0
+    """Rows and columns that the backbone's grid is averaged (or spread) to, as the tutorial's is to 14; 0 keeps it."""
+    memory_width: int = 512
+    """Width D of a grid cell's feature; the backbone's is projected to it. 0 keeps the backbone's own."""
+    attention_width: int = 512
+    """Width A of the attention's hidden layer."""
+    state_width: int = 512
+    """Width H of the LSTM's state."""
+    embedding_width: int = 512
+    """Width E of a word's embedding."""
+    deep_output: bool = True
+    """Words from the embedding, state and context together (Xu et al. 2015, eq. 7), with the output matrix tied to the
+    embedding; off: a linear layer on the state alone, as in the tutorial."""
+    no_stutter: bool = False
+    """A word never follows itself: its log-probability in that step is -1e9, in search and in sampling. Off in the
+    tutorial."""
+    dropout: float = 0.5
+    """Of embeddings and of the decoder's output; 0 switches it off."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training; stages follow each other, each starting from the best weights of the one before."""
+
+    name: str
+    epochs: int
+    """Passes over the training images, each with all of its captions."""
+    objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
+    """``self_critical``: CIDEr-D as reward (Rennie et al. 2017), mean of the other samples as baseline (Luo 2020)."""
+    trained_backbone_stages: int = 0
+    """How many of the backbone's last stages are trained; the frozen rest is computed once and cached. 0 freezes it."""
+    batch: int = 32
+    """Images a step, over all processes."""
+    learning_rate: float = 5e-4
+    """Peak, of everything but the backbone (AdamW; linear warm-up, then a cosine down to ``final_learning_rate``)."""
+    backbone_learning_rate: float = 5e-5
+    """Peak, of the backbone."""
+    final_learning_rate: float = 0.1
+    """Learning rate at the end of the stage, as a share of the peak."""
+    warm_up_steps: int = 200
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 1e-4
+    """AdamW's, of matrices only; 0 switches it off."""
+    label_smoothing: float = 0.1
+    """0 switches it off."""
+    scheduled_sampling: float = 0.0
+    """Chance, at the end of the stage, that an input word is the model's own (Bengio et al. 2015); rises linearly."""
+    attention_regularisation: float = 0.5
+    """lambda of doubly stochastic attention (Xu et al. 2015, eq. 14); 0 switches it off."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient; 0 switches it off."""
+    average_decay: float = 0.998
+    """Decay of the exponential average of the weights that is validated and kept; 0 switches it off."""
+    variants: int = 2
+    """Cached versions of a training image: 1 plain, 2 adds the flipped one (with left and right swapped in its
+    captions), more add cropped and colour-jittered ones, every second flipped."""
+    sample_temperature: float = 1.0
+    """Of the distribution that a self-critical stage samples from and improves. Below 1 where the stage before smoothed
+    labels: else most samples hold a word from the smoothed tail, and the model learns to be brief instead of right."""
+    dropout: float | None = None
+    """In this stage; the model's own when absent."""
+    captions_per_image: int = 5
+    """Captions (or samples, when self-critical) of an image in one step."""
+    patience: int = 0
+    """Stop the stage after this many validations without a better CIDEr; 0 never."""
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Beam-searched captions of the tuning split, after every epoch."""
+
+    beams: int = 3
+    length_penalty: float = 1.0
+    max_words: int = 20
+    batch: int = 50
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole training run."""
+
+    data: DataConfig
+    stage: tuple[StageConfig, ...]
+    model: ModelConfig = field(default_factory=ModelConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    seed: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Lightning Fabric's; mixed precision pays on a GPU."""
+    checkpoint_seconds: int = 120
+    """A killed run loses at most this much."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able dictionary; ``from_dict`` reads it back."""
+        return asdict(self)
+
+
+def load_config(path: Path) -> Config:
+    """Reads a TOML configuration; relative paths in it become absolute.
+
+    Raises:
+        DataError: the file is missing or not TOML, or a key or value is not one of the configuration's.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); expected a TOML configuration") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: is not TOML: {error}") from error
+    base = path.resolve().parent
+    data = table.get("data")
+    if isinstance(data, dict):
+        for key in ("root", "captions", "images"):
+            if isinstance(data.get(key), str):
+                data[key] = str((base / data[key]).resolve())
+    model = table.get("model")
+    if isinstance(model, dict) and str(model.get("weights", "none")) not in ("none", "torchvision"):
+        model["weights"] = str((base / str(model["weights"])).resolve())
+    return from_dict(table, where=str(path))
+
+
+def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
+    """Builds a configuration from nested dictionaries.
+
+    Raises:
+        DataError: a key or value is not one of the configuration's.
+    """
+    config: Config = _build(Config, table, where)
+    if not config.stage:
+        raise DataError(f"{where}: no [[stage]]; expected at least one")
+    return config
+
+
+def _build(kind: Any, table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise DataError(f"{where}: expected a table, got {table!r}")
+    hints = typing.get_type_hints(kind)
+    known = {item.name: item for item in fields(kind)}
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+            raise DataError(f"{where}: unknown key {key!r}; {hint}")
+    values: dict[str, Any] = {}
+    for name, item in known.items():
+        if name in table:
+            values[name] = _value(hints[name], table[name], f"{where}: {name}")
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise DataError(f"{where}: {name} is missing; expected {_describe(hints[name])}")
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint):
+        return _build(hint, value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is Literal and value in arguments:
+        return value
+    if origin in (types.UnionType, typing.Union) and (value is None or isinstance(value, arguments[0])):
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if hint in (str, bool) and isinstance(value, hint):
+        return value
+    raise DataError(f"{where}: is {value!r}; expected {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if hint is int:
+        return "a whole number, 0 or more"
+    names = {float: "a number", str: "text", bool: "true or false"}
+    return names.get(hint, "a table" if is_dataclass(hint) else str(hint))

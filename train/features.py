@@ -1,0 +1,159 @@
+"""What the encoder's frozen stages make of the images, computed once.
+
+A frozen prefix of the backbone gives the same output in every epoch, so that is kept on disk in half precision, for
+a few variants of every image (plain, flipped, cropped and jittered). With nothing frozen, pixels are read afresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from camscribe.runtime import images, pixels
+from camscribe.runtime.errors import DataError
+from camscribe.runtime.progress import ProgressBar
+from camscribe.train.backbone import Backbone
+from camscribe.train.readers import CaptionedImage
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def vary(image: Pixels, variant: int, seed: int) -> Pixels:
+    """A variant of a photograph, uint8 [h, w, 3] RGB: 0 is plain, 1 flipped, later ones cropped and jittered too.
+
+    Odd variants are flipped (see ``is_flipped``). Crops keep at least 75 % of each side, so that captions stay true.
+    """
+    if variant >= 2:
+        generator = np.random.default_rng((seed, variant))
+        height, width = image.shape[:2]
+        rows, columns = (max(1, round(side * generator.uniform(0.75, 1.0))) for side in (height, width))
+        top, left = (int(generator.integers(0, spare + 1)) for spare in (height - rows, width - columns))
+        image = _jitter(image[top : top + rows, left : left + columns], generator)
+    return image[:, ::-1] if is_flipped(variant) else image
+
+
+def is_flipped(variant: int) -> bool:
+    """Whether a variant shows the image mirrored, so that left and right change places in its captions."""
+    return variant % 2 == 1
+
+
+def _jitter(image: Pixels, generator: np.random.Generator) -> Pixels:
+    """Brightness, contrast and saturation, each within 20 %."""
+    brightness, contrast, saturation = generator.uniform(0.8, 1.2, size=3)
+    values = image.astype(np.float32) * brightness
+    grey = values.mean(axis=2, keepdims=True)
+    values = grey + (values - grey) * saturation
+    values = values.mean() + (values - values.mean()) * contrast
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+class FeatureSource(Protocol):
+    """Gives a batch of what the trained stages of the backbone take."""
+
+    variants: int
+
+    def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Tensor:
+        """[B, ...] features (or uint8 pixels where nothing is frozen) of images by index."""
+
+
+class PixelSource:
+    """Reads and varies the images of a batch; for a backbone trained as a whole."""
+
+    def __init__(self, data: Sequence[CaptionedImage], spec: pixels.PixelSpec, variants: int, seed: int) -> None:
+        self.data, self.spec, self.variants, self.seed = data, spec, variants, seed
+        self._pool = ThreadPoolExecutor(max_workers=4)
+
+    def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Tensor:
+        """uint8 [B, H, W, 3]."""
+        return torch.from_numpy(np.stack(list(self._pool.map(self._read, indices, variants))))
+
+    def _read(self, index: int, variant: int) -> Pixels:
+        image = vary(images.read(self.data[index].path), variant, self.seed * 1_000_003 + index)
+        return pixels.reduce(np.ascontiguousarray(image), self.spec)
+
+
+class FeatureCache:
+    """Half-precision output of the frozen stages, in a memory-mapped file that an interrupted run goes on filling.
+
+    Args:
+        backbone: on the device that computes.
+        trained: number of the backbone's last stages that are trained.
+        source: the images.
+        folder: where the file lies; its name is a hash of all that decides its content.
+    """
+
+    def __init__(self, backbone: Backbone, trained: int, source: PixelSource, folder: Path, show: bool = True) -> None:
+        self.variants = source.variants
+        device = next(backbone.parameters()).device
+        probe = backbone.stem(
+            torch.zeros(1, source.spec.height, source.spec.width, 3, dtype=torch.uint8, device=device), trained
+        )
+        _, channels, rows, columns = probe.shape
+        shape = (len(source.data) * self.variants, rows, columns, channels)
+        path = folder / f"{_key(backbone, trained, source)}.npy"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._rows = _open(path, shape)
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot hold the feature cache of {np.prod(shape) * 2 / 1e9:.1f} GB ({error})"
+            ) from error
+        self._fill(backbone, trained, source, path.with_suffix(".json"), show)
+
+    @torch.no_grad()
+    def _fill(self, backbone: Backbone, trained: int, source: PixelSource, state: Path, show: bool) -> None:
+        done = json.loads(state.read_text())["rows"] if state.exists() else 0
+        device = next(backbone.parameters()).device
+        with ProgressBar("features", len(self._rows), done, show=show) as progress:
+            while done < len(self._rows):
+                rows = range(done, min(done + 64, len(self._rows)))
+                pixels_ = source.batch([row // self.variants for row in rows], [row % self.variants for row in rows])
+                features = backbone.stem(pixels_.to(device), trained).half().permute(0, 2, 3, 1).cpu().numpy()
+                if not np.isfinite(features).all():
+                    raise DataError(
+                        "feature cache: a feature is beyond half precision's range; train with variants from pixels"
+                    )
+                self._rows[rows.start : rows.stop] = features
+                done = rows.stop
+                if done % 4096 < 64 or done == len(self._rows):
+                    self._rows.flush()
+                    part = state.with_suffix(".part")
+                    part.write_text(json.dumps({"rows": done}))
+                    part.replace(state)
+                progress.update(done)
+
+    def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Tensor:
+        """float32 [B, C, h, w] (in channels-last memory, which CPUs prefer)."""
+        rows = np.asarray(indices) * self.variants + np.asarray(variants)
+        return torch.from_numpy(self._rows[rows]).permute(0, 3, 1, 2).float()
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:  # type: ignore[type-arg]
+    if path.exists():
+        rows = np.lib.format.open_memmap(path, mode="r+")
+        if rows.shape == shape:
+            return rows
+    path.with_suffix(".json").unlink(missing_ok=True)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+
+
+def _key(backbone: Backbone, trained: int, source: PixelSource) -> str:
+    digest = hashlib.sha256(json.dumps([trained, asdict(source.spec), source.variants, source.seed]).encode())
+    frozen = backbone.stages[: len(backbone.stages) - trained]
+    for name, value in frozen.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().numpy().tobytes())
+    for item in source.data:
+        stat = item.path.stat()
+        digest.update(f"{item.path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,167 @@
+"""What the stages minimise: cross-entropy with doubly stochastic attention, and the self-critical policy gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from camscribe.runtime.search import DEAD
+from camscribe.runtime.vocab import Vocabulary
+from camscribe.train.model import Captioner, Memory, SoftAttentionDecoder, State, spread
+
+Reward = Callable[[Sequence[int], list[list[tuple[int, ...]]]], npt.NDArray[np.float32]]
+"""(image indices [B], K token tuples an image, ``</s>`` included where it was drawn) -> rewards [B, K]."""
+
+
+class Loss(NamedTuple):
+    """A loss and what is logged beside it."""
+
+    loss: Tensor
+    logged: dict[str, float]
+
+
+def unroll(
+    decoder: SoftAttentionDecoder, memory: Memory, state: State, inputs: Tensor, sampling: float = 0.0
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Runs the decoder over given words.
+
+    Args:
+        decoder: the decoder.
+        memory: of B images.
+        state: initial, [B, H].
+        inputs: [B, K, T] token ids, ``<s>`` first.
+        sampling: chance that an input is drawn from the model instead (scheduled sampling, Bengio et al. 2015).
+
+    Returns:
+        What ``SoftAttentionDecoder.logits`` takes (words, states and contexts, [B, K, T, ...]; the words that were fed)
+        and attention [B, K, T, P].
+    """
+    # Unbound once: taking a slice a step would make autograd fill a whole tensor of zeros a step.
+    given = decoder.embed(inputs).unbind(dim=2)
+    state = spread(state, inputs.shape[1])
+    words: list[Tensor] = []
+    hidden: list[Tensor] = []
+    contexts: list[Tensor] = []
+    attentions: list[Tensor] = []
+    for position, word in enumerate(given):
+        if sampling and position:
+            word = _mix(decoder, word, (words[-1], hidden[-1], contexts[-1]), sampling)
+        made = decoder.advance(word, state, memory)
+        state = made.state
+        words.append(word)
+        hidden.append(state["h"])
+        contexts.append(made.context)
+        attentions.append(made.attention)
+    return tuple(torch.stack(part, dim=2) for part in (words, hidden, contexts)), torch.stack(attentions, dim=2)
+
+
+def _mix(decoder: SoftAttentionDecoder, word: Tensor, last: tuple[Tensor, ...], sampling: float) -> Tensor:
+    chosen = torch.rand(word.shape[:2], device=word.device) < sampling
+    if not chosen.any():
+        return word
+    with torch.no_grad():
+        logits = decoder.logits(*(part[chosen] for part in last))
+        drawn = torch.multinomial(torch.softmax(logits.float(), dim=-1), 1).squeeze(1)
+    return word.masked_scatter(chosen.unsqueeze(2).expand_as(word), decoder.embed(drawn).to(word.dtype))
+
+
+class CaptionLoss(nn.Module):
+    """Both objectives, as one module whose ``forward`` Lightning Fabric can wrap for several processes."""
+
+    def __init__(self, captioner: Captioner, trained: int, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.captioner = captioner
+        self.trained = trained
+        self.pad_id, self.start_id, self.end_id = vocabulary.pad_id, vocabulary.start_id, vocabulary.end_id
+        self._unsaid = [vocabulary.pad_id, vocabulary.start_id, vocabulary.unknown_id]
+
+    def encode(self, features: Tensor) -> tuple[Memory, State]:
+        """Cached features (or uint8 pixels) -> memory and initial states."""
+        backbone = self.captioner.backbone
+        if features.dtype == torch.uint8:
+            features = backbone.stem(features, self.trained)
+        return self.captioner.decoder.memory(backbone.trunk(features, self.trained))
+
+    def forward(self, features: Tensor, objective: str, **rest: object) -> Loss:
+        """The loss of a batch; see the two methods for what each objective takes."""
+        memory, state = self.encode(features)
+        return getattr(self, objective)(memory, state, **rest)  # type: ignore[no-any-return]
+
+    def cross_entropy(
+        self,
+        memory: Memory,
+        state: State,
+        inputs: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        sampling: float,
+        doubly: float,
+    ) -> Loss:
+        """Cross-entropy of the words [B, K, T] plus ``doubly`` x mean (1 - sum of attention over time)^2."""
+        decoder = self.captioner.decoder
+        parts, attention = unroll(decoder, memory, state, inputs, sampling)
+        mask = targets != self.pad_id
+        logits = decoder.logits(*(part[mask] for part in parts)).float()
+        words = F.cross_entropy(logits, targets[mask], label_smoothing=smoothing)
+        seen = (attention * mask.unsqueeze(3)).sum(dim=2)
+        regular = ((1 - seen) ** 2).mean()
+        hits = (logits.detach().argmax(dim=1) == targets[mask]).float().mean()
+        return Loss(words + doubly * regular, {"cross_entropy": float(words.detach()), "word_accuracy": float(hits)})
+
+    def self_critical(
+        self,
+        memory: Memory,
+        state: State,
+        reward: Reward,
+        indices: Sequence[int],
+        samples: int,
+        max_words: int,
+        temperature: float,
+    ) -> Loss:
+        """Policy gradient on sampled captions (Rennie et al. 2017); the baseline of a sample is the mean reward of the
+        image's other samples (Luo 2020)."""
+        tokens, log_prob = self._sample(memory, state, samples, max_words, temperature)
+        drawn = tokens.cpu().numpy()
+        captions = [[_until_end(row, self.end_id) for row in image] for image in drawn]
+        rewards = torch.from_numpy(np.asarray(reward(indices, captions), dtype=np.float32)).to(log_prob.device)
+        baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / max(samples - 1, 1)
+        ended = torch.cumsum((tokens == self.end_id).int(), dim=2) - (tokens == self.end_id).int()
+        mask = (ended == 0).float()
+        advantage = (rewards - baseline).unsqueeze(2)
+        loss = -(advantage * log_prob * mask).sum() / mask.sum()
+        return Loss(loss, {"reward": float(rewards.mean()), "sample_words": float(mask.sum(dim=2).mean())})
+
+    def _sample(
+        self, memory: Memory, state: State, samples: int, max_words: int, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Draws captions: tokens and their log-probabilities at that temperature, [B, K, T]."""
+        decoder = self.captioner.decoder
+        images = next(iter(state.values())).shape[0]
+        state = spread(state, samples)
+        token = torch.full((images, samples), self.start_id, device=next(iter(state.values())).device)
+        tokens: list[Tensor] = []
+        log_probs: list[Tensor] = []
+        live = torch.ones_like(token, dtype=torch.bool)
+        unsaid = torch.tensor(self._unsaid, device=token.device)
+        for _ in range(max_words + 1):
+            log_prob, state, _ = decoder.step(token, state, memory)
+            said = log_prob.index_fill(2, unsaid, float(DEAD))  # No search says them either.
+            log_prob = torch.log_softmax(said / temperature, dim=2)
+            token = torch.multinomial(log_prob.detach().exp().flatten(0, 1), 1).view(images, samples)
+            tokens.append(token)
+            log_probs.append(log_prob.gather(2, token.unsqueeze(2)).squeeze(2))
+            live = live & (token != self.end_id)
+            if not live.any():
+                break
+        return torch.stack(tokens, dim=2), torch.stack(log_probs, dim=2)
+
+
+def _until_end(row: npt.NDArray[np.int64], end_id: int) -> tuple[int, ...]:
+    found = np.flatnonzero(row == end_id)
+    return tuple(int(token) for token in (row[: found[0] + 1] if len(found) else row))

@@ -1,0 +1,424 @@
+"""The training loop: stages, validation with beam search, checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import lightning_fabric
+import numpy as np
+import torch
+from torch import Tensor
+
+from camscribe.runtime.errors import DataError
+from camscribe.runtime.pixels import PixelSpec
+from camscribe.runtime.progress import ProgressBar
+from camscribe.runtime.search import SearchOptions
+from camscribe.train import figures, metrics
+from camscribe.train.backbone import Backbone
+from camscribe.train.batches import Captions, Order, epoch_order, steps_of
+from camscribe.train.checkpoint import Checkpoint
+from camscribe.train.cider import CiderReward
+from camscribe.train.config import Config, DataConfig, StageConfig
+from camscribe.train.executor import TorchExecutor
+from camscribe.train.features import FeatureCache, FeatureSource, PixelSource, is_flipped
+from camscribe.train.losses import CaptionLoss, Loss, Reward
+from camscribe.train.model import Captioner
+from camscribe.train.readers import Dataset, read_dataset
+from camscribe.train.text import build_vocabulary, words
+
+
+@dataclass
+class Position:
+    """Where a run is; part of every checkpoint."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    """Steps of this epoch that are done."""
+    best: float = -math.inf
+    """Best CIDEr of this stage."""
+    waited: int = 0
+    """Validations since then."""
+
+
+def read_split(config: DataConfig, split: str) -> Dataset:
+    """One split of the configured data set."""
+    return read_dataset(
+        config.format,
+        Path(config.root),
+        split=split,
+        captions=Path(config.captions) if config.captions else None,
+        images=Path(config.images) if config.images else None,
+        skip_bad=config.skip_bad,
+    )
+
+
+class Trainer:
+    """Trains a captioner.
+
+    The run's folder holds ``last.safetensors`` (resumes), ``stage-N.safetensors`` (best weights of a stage),
+    ``best.safetensors`` (the one to export), ``metrics.jsonl``, ``curves.png`` and ``samples.png``.
+
+    Args:
+        config: the whole run.
+        folder: the run's folder; continued when it holds a checkpoint of the same configuration.
+        fabric: launched by the caller.
+        cache: folder of cached features, shared between runs.
+    """
+
+    def __init__(self, config: Config, folder: Path, fabric: lightning_fabric.Fabric, cache: Path) -> None:
+        self.config, self.folder, self.fabric, self.cache = config, folder, fabric, cache
+        self.train, self.tune = read_split(config.data, config.data.train), read_split(config.data, config.data.tune)
+        self.position = Position()
+        self.history: list[dict[str, Any]] = []
+        last = folder / "last.safetensors"
+        self._resumed = Checkpoint.load(last) if last.exists() else None
+        if self._resumed and self._resumed.config != config:
+            raise DataError(f"{last}: was made with another configuration; continue with that one or name a new folder")
+        self._say(f"training: {self.train.report()}")
+        self._say(f"tuning: {self.tune.report()}")
+        if self._resumed:
+            self.vocabulary = self._resumed.vocabulary
+            self.position = Position(**self._resumed.meta["progress"])
+            self.history = self._resumed.meta["history"]
+        else:
+            texts = (words(caption) for image in self.train for caption in image.captions)
+            self.vocabulary = build_vocabulary(texts, config.data.min_count)
+        torch.manual_seed(config.seed)
+        self.model = Captioner(len(self.vocabulary), config.model, "none" if self._resumed else None)
+        self.model.to(fabric.device, memory_format=torch.channels_last)
+        self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
+        self.average: dict[str, Tensor] = {}
+
+    def run(self) -> Path:
+        """Runs (or goes on with) all stages; returns the best checkpoint."""
+        for index in range(self.position.stage, len(self.config.stage)):
+            if index != self.position.stage:
+                self.position = Position(stage=index)
+            self._run_stage(self.config.stage[index], index)
+        return self.folder / "best.safetensors"
+
+    # -- one stage ----------------------------------------------------------------------------------------------------
+
+    def _run_stage(self, stage: StageConfig, index: int) -> None:
+        trained = stage.trained_backbone_stages
+        resumed, self._resumed = self._resumed, None
+        if resumed:
+            self.model.load_state_dict(resumed.of("model."))
+        elif index:
+            self.model.load_state_dict(Checkpoint.load(self._stage_file(index - 1)).of("model."))
+        self._freeze(trained)
+        self.model.decoder.dropout.p = self.config.model.dropout if stage.dropout is None else stage.dropout
+        self.average = {name: value.detach().clone() for name, value in self._trained_tensors()}
+        loss = CaptionLoss(self.model, trained, self.vocabulary)
+        optimizer = self._optimizer(stage)
+        wrapped, optimizer = self.fabric.setup(loss, optimizer)
+        train, tune = self._sources(stage, trained)
+        if resumed:
+            self._restore(resumed, optimizer)
+        saver = _Interval(self.config.checkpoint_seconds)
+        for epoch in range(self.position.epoch, stage.epochs):
+            self.position.epoch = epoch
+            self._run_epoch(stage, index, wrapped, optimizer, train, lambda: self._save(optimizer), saver)
+            self._validate(stage, index, loss, tune)
+            self.position.epoch, self.position.step = epoch + 1, 0
+            self._save(optimizer)
+            if stage.patience and self.position.waited >= stage.patience:
+                self._say(f"{stage.name}: no better CIDEr in {stage.patience} validations")
+                break
+        self.fabric.barrier()
+
+    def _run_epoch(
+        self,
+        stage: StageConfig,
+        index: int,
+        loss: Any,
+        optimizer: Any,
+        source: FeatureSource,
+        save: Callable[[], None],
+        saver: _Interval,
+    ) -> None:
+        fabric, position = self.fabric, self.position
+        total = steps_of(len(self.train), stage.batch, fabric.world_size)
+        reward = self._reward() if stage.objective == "self_critical" else None
+        seed = [self.config.seed, index, position.epoch]
+        order = epoch_order(
+            len(self.train), stage.batch, stage.variants, seed, position.step, fabric.global_rank, fabric.world_size
+        )
+        logged: list[dict[str, float]] = []
+        began, label = time.monotonic(), f"{stage.name} {position.epoch + 1}/{stage.epochs}"
+        self.model.train()
+        self.model.backbone.eval()
+        with ProgressBar(label, total, position.step, show=fabric.is_global_zero) as bar:
+            for item in order:
+                done = position.epoch * total + item.step
+                rate = _schedule(done, stage, total)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * rate
+                made = self._loss(stage, loss, source, item, reward, done / (stage.epochs * total))
+                fabric.backward(made.loss)
+                if stage.gradient_clip:
+                    fabric.clip_gradients(loss, optimizer, max_norm=stage.gradient_clip)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                self._update_average(stage.average_decay, done)
+                logged.append(made.logged)
+                position.step = item.step + 1
+                bar.update(position.step, " ".join(f"{name} {value:.3f}" for name, value in made.logged.items()))
+                if saver.due():
+                    self._log(stage, logged, began, rate)
+                    save()
+                    logged, began = [], time.monotonic()
+        if logged:
+            self._log(stage, logged, began, rate)
+
+    def _loss(
+        self, stage: StageConfig, loss: Any, source: FeatureSource, item: Order, reward: Reward | None, progress: float
+    ) -> Loss:
+        features = source.batch(item.indices, item.variants).to(self.fabric.device)
+        if reward is not None:
+            flipped = [is_flipped(variant) for variant in item.variants]
+            rows = [2 * index + flip for index, flip in zip(item.indices, flipped, strict=True)]
+            made: Loss = loss(
+                features,
+                "self_critical",
+                reward=reward,
+                indices=rows,
+                samples=stage.captions_per_image,
+                max_words=self.config.data.max_words,
+                temperature=stage.sample_temperature,
+            )
+            return made
+        inputs, targets = self.captions.arrays(item.indices, item.variants, stage.captions_per_image, item.generator)
+        made = loss(
+            features,
+            "cross_entropy",
+            inputs=inputs.to(self.fabric.device),
+            targets=targets.to(self.fabric.device),
+            smoothing=stage.label_smoothing,
+            sampling=stage.scheduled_sampling * progress,
+            doubly=stage.attention_regularisation,
+        )
+        return made
+
+    def _reward(self) -> Reward:
+        """CIDEr-D against the training captions; image i plain is row 2 i, mirrored 2 i + 1."""
+        if not hasattr(self, "_cider"):
+            references = self.captions.references()
+            self._cider = CiderReward(references, self.vocabulary.end_id, len(self.vocabulary))
+        return self._cider.reward
+
+    def _freeze(self, trained: int) -> None:
+        self.model.requires_grad_(True)
+        self.model.backbone.requires_grad_(False)
+        for parameter in self.model.backbone.trunk_parameters(trained):
+            parameter.requires_grad_(True)
+
+    def _trained_tensors(self) -> list[tuple[str, Tensor]]:
+        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+    def _optimizer(self, stage: StageConfig) -> torch.optim.Optimizer:
+        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        for name, value in self._trained_tensors():
+            groups.setdefault((name.startswith("backbone."), value.dim() > 1), []).append(value)
+        return torch.optim.AdamW(
+            [
+                {
+                    "params": values,
+                    "peak": stage.backbone_learning_rate if backbone else stage.learning_rate,
+                    "weight_decay": stage.weight_decay if matrix else 0.0,
+                }
+                for (backbone, matrix), values in groups.items()
+            ],
+            betas=(0.9, 0.98),
+        )
+
+    def _sources(self, stage: StageConfig, trained: int) -> tuple[FeatureSource, FeatureSource]:
+        model = self.config.model
+        spec = PixelSpec(model.image_height, model.image_width, model.fit)
+        backbone: Backbone = self.model.backbone
+        result: list[FeatureSource] = []
+        for data, variants in ((self.train, stage.variants), (self.tune, 1)):
+            pixels = PixelSource(data.images, spec, variants, self.config.seed)
+            if trained >= len(backbone.stages):
+                result.append(pixels)
+                continue
+            if self.fabric.is_global_zero:  # The others wait, then map the finished file.
+                FeatureCache(backbone, trained, pixels, self.cache)
+            self.fabric.barrier()
+            result.append(FeatureCache(backbone, trained, pixels, self.cache, show=False))
+        return result[0], result[1]
+
+    @torch.no_grad()
+    def _update_average(self, decay: float, done: int) -> None:
+        decay = min(decay, (1 + done) / (10 + done))
+        for name, value in self._trained_tensors():
+            self.average[name].lerp_(value, 1 - decay)
+
+    # -- validation ---------------------------------------------------------------------------------------------------
+
+    def _validate(self, stage: StageConfig, index: int, loss: CaptionLoss, source: FeatureSource) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        weights = {name: value.detach().clone() for name, value in self._trained_tensors()}
+        self._put(self.average)
+        captions = self._caption(loss, source)
+        references = {image.image_id: list(image.captions) for image in self.tune}
+        cider = metrics.cider(captions, references)
+        counts = metrics.quality(captions.values(), self.vocabulary)
+        self._record({"stage": stage.name, "epoch": self.position.epoch + 1, "tune_cider": cider, **asdict(counts)})
+        self._say(
+            f"{stage.name} {self.position.epoch + 1}/{stage.epochs}: CIDEr {cider:.4f}, {counts.different} different, "
+            f"{counts.bad_endings} bad endings, {counts.stuttered} stuttered, {counts.mean_words:.1f} words"
+        )
+        self.position.waited += 1
+        if cider > self.position.best:
+            self.position.best, self.position.waited = cider, 0
+            best = Checkpoint({f"model.{n}": v for n, v in self.model.state_dict().items()}, self._meta())
+            best.save(self._stage_file(index))
+            earlier = [entry["tune_cider"] for entry in self.history[:-1] if "tune_cider" in entry]
+            if cider > max(earlier, default=-math.inf):
+                best.save(self.folder / "best.safetensors")
+                self._sheet(captions)
+        self._put(weights)
+        figures.curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
+
+    @torch.no_grad()
+    def _caption(self, loss: CaptionLoss, source: FeatureSource) -> dict[str, str]:
+        options = SearchOptions(
+            beams=self.config.validation.beams,
+            length_penalty=self.config.validation.length_penalty,
+            max_words=self.config.validation.max_words,
+            ban=("<unk>",),
+        )
+        self.model.eval()
+        executor = TorchExecutor(self.model, self.vocabulary)
+        captions: dict[str, str] = {}
+        for start in range(0, len(self.tune), self.config.validation.batch):
+            rows = range(start, min(start + self.config.validation.batch, len(self.tune)))
+            features = source.batch(rows, [0] * len(rows)).to(self.fabric.device)
+            for row, found in zip(rows, executor.search(*loss.encode(features), options), strict=True):
+                captions[self.tune[row].image_id] = " ".join(self.vocabulary.decode(found[0].tokens))
+        return captions
+
+    def _sheet(self, captions: dict[str, str]) -> None:
+        images = [self.tune[round(row)] for row in np.linspace(0, len(self.tune) - 1, min(12, len(self.tune)))]
+        figures.sheet(
+            [(image.path, captions[image.image_id], image.captions[0]) for image in images], self.folder / "samples.png"
+        )
+
+    @torch.no_grad()
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        for name, value in self._trained_tensors():
+            value.copy_(tensors[name])
+
+    # -- the run's folder ---------------------------------------------------------------------------------------------
+
+    def _stage_file(self, index: int) -> Path:
+        return self.folder / f"stage-{index}.safetensors"
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "vocabulary": list(self.vocabulary.tokens),
+            "progress": vars(self.position),
+            "history": self.history,
+            "data": {"train": self.train.report(), "tune": self.tune.report()},
+            "versions": {"torch": torch.__version__},
+        }
+
+    def _save(self, optimizer: Any) -> None:
+        states = [_random_state(self.fabric.device)]
+        if self.fabric.world_size > 1:
+            states = list(self.fabric.all_gather(states[0]).to(torch.uint8).cpu())
+        if self.fabric.is_global_zero:
+            tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+            tensors |= {f"average.{name}": value for name, value in self.average.items()}
+            tensors |= {f"rng.{rank}": state for rank, state in enumerate(states)}
+            for slot, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{slot}.{key}": torch.as_tensor(value) for key, value in state.items()}
+            Checkpoint(tensors, self._meta()).save(self.folder / "last.safetensors")
+        self.fabric.barrier()
+
+    def _restore(self, checkpoint: Checkpoint, optimizer: Any) -> None:
+        for name, value in checkpoint.of("average.").items():
+            self.average[name].copy_(value)
+        content = optimizer.state_dict()
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in checkpoint.of("optimizer.").items():
+            slot, key = name.split(".", 1)
+            state.setdefault(int(slot), {})[key] = value
+        content["state"] = state
+        optimizer.load_state_dict(content)
+        random = checkpoint.of("rng.")
+        if str(self.fabric.global_rank) in random:
+            _set_random_state(random[str(self.fabric.global_rank)], self.fabric.device)
+
+    def _log(self, stage: StageConfig, logged: list[dict[str, float]], began: float, rate: float) -> None:
+        means = {name: float(np.mean([entry[name] for entry in logged])) for name in logged[0]}
+        seconds = time.monotonic() - began
+        images = len(logged) * stage.batch
+        self._record(
+            {
+                "stage": stage.name,
+                "epoch": self.position.epoch + 1,
+                "step": self.position.step,
+                **means,
+                "learning_rate": stage.learning_rate * rate,
+                "images_per_s": images / seconds,
+            }
+        )
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        self.history.append({"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **entry})
+        text = "".join(json.dumps(line) + "\n" for line in self.history)
+        part = self.folder / "metrics.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.folder / "metrics.jsonl")
+
+    def _say(self, line: str) -> None:
+        if self.fabric.is_global_zero:
+            print(line, flush=True)
+
+
+class _Interval:
+    """True once every so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the interval has passed; starts the next one if so."""
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+def _schedule(done: int, stage: StageConfig, steps: int) -> float:
+    """Share of the peak learning rate after ``done`` steps: linear warm-up, then half a cosine."""
+    total = stage.epochs * steps
+    warm = min(1.0, (done + 1) / max(stage.warm_up_steps, 1))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / total)))
+    return warm * (stage.final_learning_rate + (1 - stage.final_learning_rate) * cosine)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    state = torch.get_rng_state()
+    return torch.cat([state, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else state
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    size = torch.get_rng_state().numel()
+    torch.set_rng_state(state[:size].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[size:].cpu(), device)
