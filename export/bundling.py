@@ -1,0 +1,215 @@
+"""From a checkpoint to a bundle: export, quantise, prove, write."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from camscribe import __version__
+from camscribe.export.graphs import attention_grid, example, graph_pair, rounded
+from camscribe.export.int8 import integer_decoder, integer_encoder
+from camscribe.export.onnx_export import export_graphs
+from camscribe.export.parity import Words, caption_with_graphs, caption_with_torch, tensor_distances
+from camscribe.export.weights import WEIGHTS, Inline, WeightFile, share_weights
+from camscribe.runtime.bundle import Bundle, Draft, encode_png, write_bundle
+from camscribe.runtime.errors import EngineError
+from camscribe.runtime.manifest import SCHEMA, GraphPair, Manifest, Parity, SpecialTokens
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
+from camscribe.runtime.pixels import Pixels, PixelSpec
+from camscribe.runtime.search import DEAD, Floats, Hypothesis, SearchOptions
+from camscribe.runtime.vocab import Vocabulary
+from camscribe.train.checkpoint import Checkpoint
+
+CPU_PRECISIONS = ("float32", "int8")
+LARGEST_DISTANCE = 1e-2
+"""Of any tensor from PyTorch, in float32; a wrong operator shows as far more, another order of sums as far less."""
+CLOSE = 1e-3
+"""Captions may differ where their scores are closer than this: two orders of summation may then choose differently."""
+
+Figures = dict[str, dict[str, Any]]
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    name: str,
+    search: SearchOptions,
+    spec: PixelSpec,
+    parity_images: Pixels,
+    calibration: Pixels | None,
+    quality: dict[str, Any],
+    cpu_precision: str,
+    int8_encoder: bool = False,
+) -> Figures:
+    """Writes a bundle, whole or not at all.
+
+    Args:
+        checkpoint: the trained captioner.
+        target: the bundle's folder.
+        name: of the bundle.
+        search: its defaults.
+        spec: how its pixels arrive.
+        parity_images: uint8 [N, H, W, 3], which lie in the bundle.
+        calibration: uint8 [N, H, W, 3] for the int8 graphs; None writes none.
+        quality: measured scores by precision.
+        cpu_precision: what CPUs take.
+        int8_encoder: quantise the encoder too.
+
+    Returns:
+        Parity figures by precision.
+
+    Raises:
+        EngineError: the float32 graphs do not do what PyTorch does; nothing is written.
+        BundleError: the bundle cannot be written.
+    """
+    vocabulary = checkpoint.vocabulary
+    model = rounded(checkpoint.model())
+    run = example(model)
+    pair = graph_pair(model, run)
+    encoder, decoder = export_graphs(model, run, pair, vocabulary.end_id)
+    bias = np.zeros(len(vocabulary), np.float32)
+    bias[[vocabulary.pad_id, vocabulary.start_id, *vocabulary.encode(search.ban)]] = DEAD
+    manifest = Manifest(
+        schema=SCHEMA,
+        kind="captioner",
+        name=name,
+        architecture={"decoder": "soft attention (Xu et al. 2015)", **_architecture(checkpoint)},
+        vocabulary_size=len(vocabulary),
+        special_tokens=SpecialTokens(vocabulary.pad_id, vocabulary.start_id, vocabulary.end_id, vocabulary.unknown_id),
+        pixels=spec,
+        attention_grid=attention_grid(model, run),
+        search=search,
+        precisions={},
+        cpu_precision=cpu_precision if calibration is not None else "float32",
+        provenance=_provenance(checkpoint),
+        quality=quality,
+        parity=Parity(tuple(map(encode_png, parity_images)), {}, {}),
+        files={},
+    )
+    with write_bundle(target) as draft:
+        weights = WeightFile()
+        files = tuple(
+            _write(draft, graph, "float32", made, weights)
+            for graph, made in (("encoder", encoder), ("decoder", decoder))
+        )
+        weights.write(draft.folder)
+        manifest = replace(manifest, precisions={"float32": _named(pair, (files[0], files[1]), (WEIGHTS,))})
+        tested = parity_images if calibration is None else np.concatenate([parity_images, calibration])
+        found = _captions(draft, manifest, vocabulary, "float32", tested, bias)
+        expected = caption_with_torch(model, vocabulary, tested, search)
+        figures = {"float32": _same(found, expected)}
+        words = [hypothesis.tokens for hypothesis in found]
+        paths = (draft.folder / files[0], draft.folder / files[1])
+        figures["float32"] |= tensor_distances(
+            paths, model, parity_images, words[: len(parity_images)], vocabulary.start_id
+        )
+        _refuse(figures["float32"])
+        tokens: dict[str, tuple[Words, ...]] = {"float32": tuple(words[: len(parity_images)])}
+        if calibration is not None:
+            small = integer_decoder(decoder, paths, calibration, words[len(parity_images) :], vocabulary.start_id)
+            half = _write(draft, "decoder", "int8", small, Inline())
+            # The float32 encoder serves both unless asked otherwise: 7-bit weights cost a MobileNetV2 about 0.01 CIDEr
+            # (benchmarks/results/quality-int8-encoder.json) and save less time than the decoder's.
+            integer = replace(manifest.precisions["float32"], decoder=replace(pair.decoder, file=half))
+            if int8_encoder:
+                name = _write(draft, "encoder", "int8", integer_encoder(encoder, calibration), Inline())
+                integer = replace(integer, encoder=replace(pair.encoder, file=name))
+            manifest = replace(manifest, precisions={**manifest.precisions, "int8": integer})
+            own = _captions(draft, manifest, vocabulary, "int8", tested, bias)
+            paths = (draft.folder / integer.encoder.file, draft.folder / integer.decoder.file)
+            figures["int8"] = _same(own, expected)
+            figures["int8"] |= tensor_distances(
+                paths, model, parity_images, words[: len(parity_images)], vocabulary.start_id
+            )
+            tokens["int8"] = tuple(hypothesis.tokens for hypothesis in own[: len(parity_images)])
+        manifest = replace(manifest, parity=replace(manifest.parity, tokens=tokens, figures=figures))
+        draft.finish(manifest, vocabulary)
+    return figures
+
+
+def _write(draft: Draft, graph: str, precision: str, model: onnx.ModelProto, store: WeightFile | Inline) -> str:
+    """Writes a graph and returns its file's name."""
+    shared = onnx.ModelProto()
+    shared.CopyFrom(model)
+    share_weights(shared, store)
+    name = f"{graph}.onnx" if precision == "float32" else f"{graph}.{precision}.onnx"
+    (draft.folder / name).write_bytes(shared.SerializeToString())
+    return name
+
+
+def _named(pair: GraphPair, files: tuple[str, str], external: tuple[str, ...]) -> GraphPair:
+    return GraphPair(
+        replace(pair.encoder, file=files[0], external=external),
+        replace(pair.decoder, file=files[1], external=external),
+    )
+
+
+def _captions(
+    draft: Draft, manifest: Manifest, vocabulary: Vocabulary, precision: str, images: Pixels, bias: Floats
+) -> list[Hypothesis]:
+    executor = OnnxRuntimeExecutor(Bundle(draft.folder, manifest, vocabulary), precision, "cpu")
+    try:
+        return caption_with_graphs(executor, images, manifest.search, bias)
+    finally:
+        executor.close()
+
+
+def _same(found: list[Hypothesis], expected: list[Hypothesis]) -> dict[str, Any]:
+    pairs = list(zip(found, expected, strict=True))
+    return {
+        "images": len(pairs),
+        "same_captions": sum(mine.tokens == theirs.tokens for mine, theirs in pairs),
+        "score": max(
+            (abs(mine.score - theirs.score) for mine, theirs in pairs if mine.tokens != theirs.tokens), default=0.0
+        ),
+    }
+
+
+def _refuse(figures: dict[str, Any]) -> None:
+    wrong = [
+        f"{name} is {value:.3g} off"
+        for name, value in figures.items()
+        if name not in ("images", "same_captions", "score") and not value <= LARGEST_DISTANCE
+    ]
+    if not figures["score"] <= CLOSE:
+        wrong.append(f"{figures['images'] - figures['same_captions']} of {figures['images']} captions differ")
+    if wrong:
+        raise EngineError(
+            f"the float32 graphs do not do what PyTorch {torch.__version__} does: {'; '.join(wrong)}; nothing was "
+            "written: export with another version of torch or onnxscript"
+        )
+
+
+def _architecture(checkpoint: Checkpoint) -> dict[str, Any]:
+    model = checkpoint.meta["config"]["model"]
+    return {key: value for key, value in model.items() if key != "weights"}
+
+
+def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    """How the model was made, without the paths of the machine it was made on."""
+    meta = checkpoint.meta
+    config = meta["config"]
+    data = {key: value for key, value in config["data"].items() if key not in ("root", "captions", "images")}
+    scored = [entry for entry in meta["history"] if "tune_cider" in entry]
+    return {
+        "camscribe": __version__,
+        "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {**meta.get("versions", {}), "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        "data": {**data, **meta.get("data", {})},
+        "pretrained": Path(config["model"]["weights"]).name,
+        "seed": config["seed"],
+        "averaged": meta.get("averaged", []),
+        "stages": {stage["name"]: stage for stage in config["stage"]},
+        "history": {
+            f"{entry['stage']} {entry['epoch']}": {"tune_cider": entry["tune_cider"], "time": entry["time"]}
+            for entry in scored
+        },
+    }

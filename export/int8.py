@@ -1,0 +1,83 @@
+"""The 8-bit graphs: calibrated on real images, and on the captions the float32 graphs give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+
+from camscribe.export.calibration import Feeds, observe
+from camscribe.export.equalize import equalize
+from camscribe.export.parity import Words, teacher_forced
+from camscribe.export.quantize import Plan, fold_transposes, quantize, store_as_integers
+from camscribe.runtime.onnxruntime_executor import open_session
+from camscribe.runtime.pixels import Pixels
+
+_BATCH = 10
+
+
+def integer_encoder(encoder: onnx.ModelProto, images: Pixels) -> onnx.ModelProto:
+    """Quantises an encoder.
+
+    Args:
+        encoder: float32, weights inside.
+        images: uint8 [B, H, W, 3] RGB, reduced; at least a few dozen.
+
+    Returns:
+        A new graph of the same interface.
+    """
+
+    def feeds() -> Iterator[Feeds]:
+        for start in range(0, len(images), _BATCH):
+            yield {"image": images[start : start + _BATCH]}
+
+    small = _copy(encoder)
+    fold_transposes(small)
+    plan = Plan(small)
+    seen = observe(small, plan.tensors, feeds)
+    equalize(small, plan, seen)
+    quantize(small, plan, seen)
+    return _finished(small)
+
+
+def integer_decoder(
+    decoder: onnx.ModelProto, files: tuple[Path, Path], images: Pixels, captions: Sequence[Words], start_id: int
+) -> onnx.ModelProto:
+    """Quantises a decoder.
+
+    Args:
+        decoder: float32, weights inside.
+        files: where the float32 encoder and decoder lie on disk.
+        images: as for the encoder.
+        captions: by the float32 graphs, of each image.
+        start_id: id of ``<s>``.
+
+    Returns:
+        A new graph of the same interface.
+    """
+    sessions = [open_session(file, "cpu") for file in files]
+
+    def feeds() -> Iterator[Feeds]:
+        for start in range(0, len(images), _BATCH):
+            rows = slice(start, start + _BATCH)
+            for inputs, _ in teacher_forced(sessions[0], sessions[1], images[rows], captions[rows], start_id):
+                yield inputs
+
+    small = _copy(decoder)
+    fold_transposes(small)
+    plan = Plan(small)
+    quantize(small, plan, observe(small, plan.tensors, feeds))
+    return _finished(small)
+
+
+def _finished(graph: onnx.ModelProto) -> onnx.ModelProto:
+    store_as_integers(graph)
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return made

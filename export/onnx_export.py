@@ -1,0 +1,169 @@
+"""From a PyTorch captioner to the two ONNX graphs of a bundle, in float32."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch.export import Dim
+
+from camscribe.export.beam_graph import constants, gather_nodes, select_nodes, value_info
+from camscribe.export.graphs import EncoderGraph, Example, StepGraph
+from camscribe.runtime.manifest import GraphPair, GraphSpec
+from camscribe.train.model import Captioner
+
+OPSET = 17
+"""The newest that TensorRT 8.6 reads; also what keeps the graphs open to old versions of ONNX Runtime."""
+_EXPORTED_OPSET = 18
+"""The oldest that PyTorch's exporter writes."""
+_IR_VERSION = 8
+
+
+def export_graphs(
+    model: Captioner, run: Example, pair: GraphPair, end_id: int
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Exports encoder and decoder.
+
+    Args:
+        model: in evaluation mode.
+        run: of ``graphs.example``.
+        pair: of ``graphs.graph_pair``; the graphs get exactly its tensors.
+        end_id: id of ``</s>``.
+
+    Returns:
+        Encoder and decoder, weights inside, free sizes B and K.
+    """
+    images, beams = Dim("B", min=1), Dim("K", min=1)
+    rows = {0: images, 1: beams}
+    encoder = _export(
+        EncoderGraph(model),
+        (run.image,),
+        ({0: images},),
+        ["image"],
+        [spec.name for spec in pair.encoder.outputs],
+    )
+    step = _export(
+        StepGraph(model),
+        (run.token, run.state, run.memory),
+        (rows, dict.fromkeys(run.state, rows), {name: {0: images} for name in run.memory}),
+        ["token", *(f"gathered.{name}" for name in run.state), *(f"memory.{name}" for name in run.memory)],
+        ["log_prob", "attention", *(f"next_state.{name}" for name in run.state)],
+    )
+    words = pair.decoder.outputs[-1].shape[-1]
+    decoder_nodes = [*gather_nodes(list(run.state)), *step.graph.node, *select_nodes()]
+    decoder_weights = [*step.graph.initializer, *constants(int(words), end_id)]
+    return (
+        _assemble("encoder", pair.encoder, encoder.graph.node, encoder.graph.initializer),
+        _assemble("decoder", pair.decoder, decoder_nodes, decoder_weights),
+    )
+
+
+def _export(
+    module: torch.nn.Module,
+    arguments: tuple[Any, ...],
+    dynamic: tuple[Any, ...],
+    input_names: list[str],
+    output_names: list[str],
+) -> onnx.ModelProto:
+    with _quiet():
+        # The empty dictionary keeps a last argument that is one from being taken for keyword arguments.
+        program = torch.onnx.export(
+            module.eval(),
+            (*arguments, {}),
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            opset_version=_EXPORTED_OPSET,
+            input_names=input_names,
+            output_names=output_names,
+            verbose=False,
+        )
+    proto: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
+    return proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporter: what matters is checked afterwards, by ONNX's checker and by parity."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _assemble(
+    name: str, spec: GraphSpec, nodes: Sequence[onnx.NodeProto], weights: Sequence[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """A checked model. Of the exporter's notes (stack traces with paths of this machine) nothing is kept."""
+    clean = []
+    for index, node in enumerate(nodes):
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.ClearField("metadata_props")
+        copy.ClearField("doc_string")
+        copy.name = f"{index}.{node.op_type}"
+        clean.append(copy)
+    graph = helper.make_graph(
+        clean,
+        name,
+        [value_info(item.name, item.dtype, item.shape) for item in spec.inputs],
+        [value_info(item.name, item.dtype, item.shape) for item in spec.outputs],
+        initializer=[_plain(weight) for weight in weights],
+    )
+    _to_opset_17(graph)
+    _drop_unused(graph)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="camscribe"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _plain(weight: onnx.TensorProto) -> onnx.TensorProto:
+    """The tensor as raw bytes under its name, without notes."""
+    return numpy_helper.from_array(np.array(numpy_helper.to_array(weight), order="C"), weight.name)
+
+
+def _to_opset_17(graph: onnx.GraphProto) -> None:
+    """Writes the few operators that opset 18 changed as opset 17 knows them.
+
+    ONNX's own converter leaves ``Split.num_outputs`` in place, which ONNX Runtime then refuses.
+    """
+    values = {weight.name: weight for weight in graph.initializer}
+    for node in graph.node:
+        changed = onnx.defs.get_schema(node.op_type, _EXPORTED_OPSET, node.domain).since_version > OPSET
+        if not changed:
+            continue
+        if node.op_type == "Split":
+            _drop_attribute(node, "num_outputs")
+        elif node.op_type.startswith("Reduce") and (len(node.input) < 2 or node.input[1] in values):
+            if len(node.input) > 1:
+                axes = numpy_helper.to_array(values[node.input[1]]).tolist()
+                del node.input[1:]
+                node.attribute.append(helper.make_attribute("axes", axes))
+            _drop_attribute(node, "noop_with_empty_axes")
+        else:
+            raise NotImplementedError(f"operator {node.op_type} has no known form in opset {OPSET}")
+
+
+def _drop_attribute(node: onnx.NodeProto, name: str) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    kept = [weight for weight in graph.initializer if weight.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

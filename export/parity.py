@@ -1,0 +1,128 @@
+"""How far graphs are from the PyTorch model: in tensors, and in the captions that come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from camscribe.runtime.executor import search
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session
+from camscribe.runtime.pixels import Pixels
+from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
+from camscribe.runtime.vocab import Vocabulary
+from camscribe.train.executor import TorchExecutor
+from camscribe.train.model import Captioner, spread
+
+Words = tuple[int, ...]
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+
+def teacher_forced(
+    encoder: Any, decoder: Any, images: Pixels, captions: Sequence[Words], start_id: int
+) -> Iterator[tuple[Feeds, Feeds]]:
+    """Runs the graphs over given captions, one beam an image.
+
+    Args:
+        encoder, decoder: open sessions.
+        images: uint8 [B, H, W, 3] RGB.
+        captions: words of each image; shorter ones are continued with ``<s>``.
+        start_id: id of ``<s>``.
+
+    Yields:
+        Inputs and outputs of every step of the decoder; the encoder's outputs stand among the inputs.
+    """
+    names = [output.name for output in encoder.get_outputs()]
+    made = dict(zip(names, encoder.run(names, {"image": images}), strict=True))
+    words = next(spec for spec in decoder.get_inputs() if spec.name == "bias").shape[0]
+    memory = {name: value for name, value in made.items() if name.startswith("memory.")}
+    states = {name: value[:, None] for name, value in made.items() if name.startswith("state.")}
+    outputs = ["log_prob", "attention", *(f"next_{name}" for name in states)]
+    length = max(map(len, captions)) + 1
+    tokens = np.full((len(captions), length), start_id, dtype=np.int32)
+    for row, caption in enumerate(captions):
+        tokens[row, 1 : len(caption) + 1] = caption
+    for position in range(length):
+        token = np.ascontiguousarray(tokens[:, position : position + 1])
+        feeds = {
+            **memory,
+            **states,
+            "token": token,
+            "parent": np.zeros_like(token),
+            "score": np.zeros(token.shape, np.float32),
+            "step": np.array([position], np.int32),
+            "min_words": np.zeros(1, np.int32),
+            "bias": np.zeros(words, np.float32),
+        }
+        results = dict(zip(outputs, decoder.run(outputs, feeds), strict=True))
+        yield feeds, results
+        states = {name: results[f"next_{name}"] for name in states}
+
+
+def tensor_distances(
+    files: tuple[Path, Path], model: Captioner, images: Pixels, captions: Sequence[Words], start_id: int
+) -> dict[str, float]:
+    """Largest absolute differences from PyTorch: of the encoder's outputs, and of the decoder's over all steps.
+
+    Args:
+        files: encoder and decoder.
+        model: in evaluation mode, with the weights the graphs have.
+        images: uint8 [B, H, W, 3] RGB.
+        captions: the words that both decoders are fed.
+        start_id: id of ``<s>``.
+
+    Returns:
+        By tensor. Words that the step itself rules out (-1e9) count nothing.
+    """
+    encoder, decoder = (open_session(file, "cpu") for file in files)
+    with torch.no_grad():
+        memory, state = model.encode(torch.from_numpy(images))
+    own = {f"memory.{name}": value for name, value in memory.items()}
+    own |= {f"state.{name}": value for name, value in state.items()}
+    worst: dict[str, float] = {}
+    beams = spread(state, 1)
+    for position, (feeds, results) in enumerate(teacher_forced(encoder, decoder, images, captions, start_id)):
+        if position == 0:
+            for name, value in own.items():
+                mine = feeds[name][:, 0] if name.startswith("state.") else feeds[name]
+                worst[name] = _distance(mine, value.numpy())
+        with torch.no_grad():
+            log_prob, beams, attention = model.decoder.step(torch.from_numpy(feeds["token"]), beams, memory)
+        wanted = {"log_prob": log_prob, "attention": attention}
+        wanted |= {f"next_state.{name}": value for name, value in beams.items()}
+        for name, value in wanted.items():
+            worst[name] = max(worst.get(name, 0.0), _distance(results[name], value.numpy()))
+    return worst
+
+
+def _distance(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    if mine.shape != theirs.shape:
+        return float("inf")
+    real = theirs > -1e8
+    return float(np.abs(mine[real] - theirs[real]).max(initial=0.0))
+
+
+def caption_with_graphs(
+    executor: OnnxRuntimeExecutor, images: Pixels, options: SearchOptions, bias: Floats, batch: int = 8
+) -> list[Hypothesis]:
+    """The best hypothesis of each image by the graphs."""
+    found: list[Hypothesis] = []
+    for start in range(0, len(images), batch):
+        executor.encode(images[start : start + batch], options, bias)
+        found += [hypotheses[0] for hypotheses in search(executor, options)]
+    return found
+
+
+def caption_with_torch(
+    model: Captioner, vocabulary: Vocabulary, images: Pixels, options: SearchOptions, batch: int = 8
+) -> list[Hypothesis]:
+    """The best hypothesis of each image by PyTorch."""
+    executor = TorchExecutor(model, vocabulary)
+    found: list[Hypothesis] = []
+    for start in range(0, len(images), batch):
+        found += [hypotheses[0] for hypotheses in executor.caption(images[start : start + batch], options)]
+    return found
