@@ -1,0 +1,35 @@
+"""The tutorial's own model, ResNet-101 at 256x256 with random weights, as a checkpoint and as a bundle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from camscribe.runtime.errors import EngineError
+
+
+def make_resnet_bundle(folder: Path, grid: int, photograph: Path) -> tuple[Path, Path]:
+    """Writes a checkpoint of random weights and exports it by the command that users have.
+
+    Args:
+        folder: where both go.
+        grid: side of the grid; 14 as in the tutorial (which spreads ResNet-101's grid of 8), 0 for the network's own.
+        photograph: for the export's own proof of parity.
+
+    Returns:
+        Checkpoint and bundle.
+
+    Raises:
+        EngineError: the export failed.
+    """
+    from camscribe.benchmarks.peers.tutorial_weights import random_weights
+
+    checkpoint, bundle = folder / f"resnet101-grid{grid}.safetensors", folder / f"resnet101-grid{grid}"
+    random_weights("resnet101", side=256, grid=grid, words=9490, width=512).write(checkpoint)
+    arguments = ["export", str(checkpoint), "--out", str(bundle), "--no-int8", "--parity-images", str(photograph)]
+    command = [sys.executable, "-m", "camscribe.runtime.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EngineError(f"camscribe {' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
+    return checkpoint, bundle
