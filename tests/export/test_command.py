@@ -1,0 +1,112 @@
+"""``camscribe export``: what it refuses, and that nothing is left half written."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from camscribe.export import bundling
+from camscribe.export.command import main
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import BundleError, CamscribeError, DataError, EngineError, OptionError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@contextmanager
+def _files_no_larger_than(count: int) -> Iterator[None]:
+    """A disk that is full: writing beyond ``count`` bytes fails. (Python ignores the signal that goes with it.)"""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _report(path: Path) -> Path:
+    report = {
+        "data": {"scored": 10, "format": "flickr8k", "split": "dev"},
+        "quality": {"different": 9, "bad_endings": 0, "stuttered": 0},
+        "scores": {"CIDEr": 0.5},
+        "tokenizer": "PTB",
+        "search": {"beams": 3},
+    }
+    path.write_text(json.dumps(report))
+    return path
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", b"\x08" + b"\0" * 40])
+def test_a_bad_checkpoint_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "best.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        main([str(path), "--out", str(tmp_path / "bundle")])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    arguments = [str(checkpoint), "--out", str(out), "--no-int8", "--parity-images", str(EXAMPLES)]
+    with _files_no_larger_than(1 << 20), pytest.raises(BundleError, match="cannot be written"):
+        main(arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graphs_that_are_not_pytorchs_model_are_not_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundling, "LARGEST_DISTANCE", -1.0)
+    with pytest.raises(EngineError, match="do not do what PyTorch"):
+        main([str(checkpoint), "--out", str(tmp_path / "b"), "--no-int8", "--parity-images", str(EXAMPLES)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_needs_images(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--calibration"):
+        main([str(checkpoint), "--out", str(tmp_path / "b"), "--parity-images", str(EXAMPLES)])
+
+
+def test_a_folder_of_other_things_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        main([str(checkpoint), "--out", str(tmp_path), "--no-int8", "--parity-images", str(EXAMPLES)])
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+def test_measured_quality_is_added_to_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle.path, folder)
+    report = _report(tmp_path / "report.json")
+    assert main(["--update", str(folder), "--quality", f"int8={report}", "--cpu-precision", "int8"]) == 0
+    updated = Bundle.load(folder).manifest
+    assert updated.quality["int8"]["flickr8k dev"]["CIDEr"] == 0.5
+    assert updated.cpu_precision == "int8"
+    assert updated.files == bundle.manifest.files
+    with _files_no_larger_than(1 << 16), pytest.raises(BundleError, match="cannot be written"):
+        main(["--update", str(folder), "--cpu-precision", "float32"])
+    assert Bundle.load(folder).manifest == updated
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--quality", "int8"],
+        ["--quality", "int8=missing.json", "--update", "nowhere"],
+        ["--update", "nowhere", "--cpu-precision", "int8"],
+        ["checkpoint", "--out", "x", "--update", "nowhere"],
+    ],
+)
+def test_options_without_meaning_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(CamscribeError):
+        main(arguments)

@@ -1,0 +1,274 @@
+"""The executor runs the search of the definition: its trace equals NumPy's over the same log-probabilities."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from camscribe.runtime import executor as executor_module
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import BundleError, EngineError, OptionError
+from camscribe.runtime.executor import open_executor, search
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, tensor_specs
+from camscribe.runtime.search import DEAD, SearchOptions, Trace, hypotheses, initial_score, select
+
+Make = Callable[..., Path]
+
+
+def bias_of(bundle: Bundle, *ban: str) -> np.ndarray:
+    bias = np.zeros(len(bundle.vocabulary), np.float32)
+    bias[[bundle.vocabulary.pad_id, bundle.vocabulary.start_id, *bundle.vocabulary.encode(ban)]] = DEAD
+    return bias
+
+
+def numpy_search(bundle: Bundle, images: np.ndarray, options: SearchOptions, bias: np.ndarray) -> Trace:
+    """The search in NumPy around plain runs of the graphs, which give only log-probabilities, states and attention."""
+    encoder, decoder = (open_session(bundle.graph("float32", graph), "cpu", 1) for graph in ("encoder", "decoder"))
+    count, beams, end = len(images), options.beams, bundle.vocabulary.end_id
+    made = dict(zip([item.name for item in encoder.get_outputs()], encoder.run(None, {"image": images}), strict=True))
+    memory = {name: value for name, value in made.items() if name.startswith("memory.")}
+    state = {
+        name: np.repeat(value[:, None], beams, axis=1) for name, value in made.items() if name.startswith("state.")
+    }
+    token = np.full((count, beams), bundle.vocabulary.start_id, np.int32)
+    parent = np.tile(np.arange(beams, dtype=np.int32), (count, 1))
+    score = initial_score(count, beams)
+    names = ["log_prob", "attention", *(f"next_{name}" for name in state)]
+    rows: list[tuple[np.ndarray, ...]] = []
+    for step in range(options.max_words):
+        feeds = {
+            "token": token, "parent": parent, "score": score, "step": np.array([step], np.int32),
+            "min_words": np.array([options.min_words], np.int32), "bias": bias, **state, **memory,
+        }  # fmt: skip
+        log_prob, attention, *states = decoder.run(names, feeds)
+        state = dict(zip(state, states, strict=True))
+        chosen = select(log_prob, score, step, options.min_words, bias, end)
+        token, parent, score = chosen.next_token, chosen.next_parent, chosen.next_score
+        rows.append((*chosen, attention))
+    return Trace(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def run(bundle: Bundle, images: np.ndarray, options: SearchOptions, bias: np.ndarray) -> Trace:
+    executor = OnnxRuntimeExecutor(bundle, "float32", "cpu", threads=1)
+    executor.encode(images, options, bias)
+    for _ in range(options.max_words):
+        executor.step()
+    trace = executor.trace(attention=True)
+    executor.close()
+    return trace
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize(
+    ("end_bonus", "min_words", "ban"), [(0, 0, ()), (3, 2, ("word5", "<unk>")), (-30, 0, ()), (8, 0, ()), (8, 7, ())]
+)
+def test_the_trace_equals_the_definition(
+    make_toy: Make, toy: Any, tmp_path: Path, beams: int, end_bonus: float, min_words: int, ban: tuple[str, ...]
+) -> None:
+    toy = dataclasses.replace(toy, end_bonus=end_bonus, seed=beams)
+    bundle = Bundle.load(make_toy(tmp_path / "toy", toy))
+    options = SearchOptions(beams=beams, max_words=8, min_words=min_words)
+    images, bias = toy.images(3), bias_of(bundle, *ban)
+    expected = numpy_search(bundle, images, options, bias)
+    found = run(bundle, images, options, bias)
+    assert found.steps == 8
+    for field in ("token", "parent", "ended_parent"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field), err_msg=field)
+    for field in ("score", "ended_score", "attention"):
+        np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-5, atol=1e-5)
+    if min_words:
+        assert (found.ended_score[:min_words] == DEAD).all()
+    banned = np.flatnonzero(bias)
+    assert not (np.isin(found.token, banned) & (found.score > DEAD / 2)).any()
+
+
+@pytest.mark.parametrize("stop", ["optimal", "first_k"])
+def test_no_result_depends_on_how_often_the_host_looks(toy_bundle: Bundle, toy: Any, stop: str) -> None:
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    bias, results = bias_of(toy_bundle), []
+    for poll in (1, 2, 3, 5, 8):
+        options = SearchOptions(beams=3, max_words=8, nbest=3, stop=stop, poll=poll)  # type: ignore[arg-type]
+        executor.encode(toy.images(4), options, bias)
+        found = search(executor, options)
+        results.append([[(h.tokens, h.log_prob, h.score, h.truncated) for h in image] for image in found])
+    assert all(result == results[0] for result in results)
+    assert any(len(hypothesis[0]) < 8 for image in results[0] for hypothesis in image)
+
+
+@pytest.mark.parametrize("beams", [1, 3, 5])
+def test_an_image_alone_and_in_a_batch_gives_the_same_words(
+    make_toy: Make, toy: Any, tmp_path: Path, beams: int
+) -> None:
+    bundle = Bundle.load(make_toy(tmp_path / "toy", dataclasses.replace(toy, words=40, width=16)))
+    executor = OnnxRuntimeExecutor(bundle, "float32", "cpu", threads=1)
+    options, bias, images = SearchOptions(beams=beams, max_words=8, nbest=beams), bias_of(bundle), toy.images(7)
+
+    def words(batch: np.ndarray) -> list[Any]:
+        executor.encode(batch, options, bias)
+        return [[(h.tokens, h.truncated) for h in image] for image in search(executor, options)]
+
+    together = words(images)
+    assert [words(image[None])[0] for image in images] == together
+    assert words(images[[3, 0]]) == [together[3], together[0]]
+
+
+def test_attention_of_a_word_is_that_of_the_beam_it_was_drawn_from(toy_bundle: Bundle, toy: Any) -> None:
+    options, bias, images = SearchOptions(beams=4, max_words=8, nbest=4), bias_of(toy_bundle), toy.images(2)
+    reference = hypotheses(numpy_search(toy_bundle, images, options, bias), options)
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    executor.encode(images, options, bias)
+    found = search(executor, options)
+    for mine, theirs in zip(chain(*found), chain(*reference), strict=True):
+        assert mine.tokens == theirs.tokens
+        assert mine.attention is not None
+        assert theirs.attention is not None
+        assert mine.attention.shape == (len(mine.tokens), toy.positions)
+        np.testing.assert_allclose(mine.attention, theirs.attention, atol=1e-5)
+        np.testing.assert_allclose(mine.attention.sum(axis=1), 1, atol=1e-5)
+
+
+def test_results_outlive_the_next_search(toy_bundle: Bundle, toy: Any) -> None:
+    options, bias = SearchOptions(beams=2, max_words=8), bias_of(toy_bundle)
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    executor.encode(toy.images(1), options, bias)
+    first = search(executor, options)[0][0]
+    assert first.attention is not None
+    kept = first.attention.copy()
+    executor.encode(toy.images(1, seed=5), options, bias)
+    search(executor, options)
+    np.testing.assert_array_equal(first.attention, kept)
+
+
+def test_sizes_may_change_between_searches(toy_bundle: Bundle, toy: Any) -> None:
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    bias, expected = bias_of(toy_bundle), {}
+    for repeat in range(2):
+        for count, beams, steps in ((1, 1, 8), (3, 2, 5), (2, 5, 8), (1, 3, 3), (4, 1, 8), (1, 2, 8)):
+            options = SearchOptions(beams=beams, max_words=steps)
+            executor.encode(toy.images(count), options, bias)
+            found = [image[0].tokens for image in search(executor, options)]
+            assert expected.setdefault((count, beams, steps), found) == found, repeat
+
+
+def test_a_step_copies_and_allocates_no_arrays(toy_bundle: Bundle, toy: Any) -> None:
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    executor.encode(toy.images(1), SearchOptions(beams=3, max_words=8), bias_of(toy_bundle))
+    executor.step()
+    before = executor.trace(attention=True)
+    for _ in range(7):
+        executor.step()
+    after = executor.trace(attention=True)
+    for field in dataclasses.fields(Trace):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        assert old.base is not None
+        assert new.__array_interface__["data"] == old.__array_interface__["data"]
+
+
+def test_steps_without_an_encode_or_beyond_the_last_are_refused(toy_bundle: Bundle, toy: Any) -> None:
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    with pytest.raises(EngineError, match="without encode"):
+        executor.step()
+    with pytest.raises(EngineError, match="without encode"):
+        executor.trace()
+    executor.encode(toy.images(1), SearchOptions(max_words=1), bias_of(toy_bundle))
+    executor.step()
+    with pytest.raises(EngineError, match="max_words"):
+        executor.step()
+
+
+def test_specs_of_the_toy_graphs_are_those_of_its_manifest(toy_bundle: Bundle) -> None:
+    for graph in ("encoder", "decoder"):
+        session = open_session(toy_bundle.graph("float32", graph), "cpu", 1)
+        spec = getattr(toy_bundle.manifest.precisions["float32"], graph)
+        assert spec.differences(tensor_specs(session.get_inputs()), tensor_specs(session.get_outputs())) == []
+
+
+def resealed(source: Bundle, target: Path, name: str, content: bytes) -> Path:
+    """A copy whose manifest vouches for a changed file."""
+    shutil.copytree(source.path, target)
+    (target / name).write_bytes(content)
+    manifest = json.loads((target / "bundle.json").read_text())
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (target / "bundle.json").write_text(json.dumps(manifest))
+    return target
+
+
+def test_graphs_with_other_tensors_are_refused_all_at_once(
+    make_toy: Make, toy: Any, toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    other = make_toy(tmp_path / "other", dataclasses.replace(toy, width=6))
+    decoder = (other / "decoder.onnx").read_bytes()
+    with pytest.raises(BundleError) as error:
+        open_executor(resealed(toy_bundle, tmp_path / "b", "decoder.onnx", decoder), "cpu")
+    message = str(error.value)
+    assert "decoder.onnx has input state.h float32[B,K,6]; expected state.h float32[B,K,8]" in message
+    assert "memory.keys" in message
+    assert "\n" not in message
+
+
+def test_a_graph_that_is_none_is_refused_in_one_line(toy_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"encoder\.onnx: ONNX Runtime .* cannot open it") as error:
+        open_executor(resealed(toy_bundle, tmp_path / "b", "encoder.onnx", b"not a graph"), "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_auto_says_what_it_took_and_why_not_the_others(toy_bundle: Bundle) -> None:
+    _, executor, choice = open_executor(toy_bundle.path, "auto", threads=1)
+    executor.close()
+    assert choice.backend in ("cpu", "cuda")
+    assert choice.precision == "float32"
+    assert [reason.split(":")[0] for reason in choice.reasons][:2] == ["tensorrt", "cuda"]
+    assert any("taken" in reason for reason in choice.reasons)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this one has CUDA")
+def test_auto_is_surprised_by_a_gpu_that_stays_idle(toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "has_nvidia_gpu", lambda: True)
+    assert open_executor(toy_bundle.path, "auto")[2].surprising
+    monkeypatch.setattr(executor_module, "has_nvidia_gpu", lambda: False)
+    assert not open_executor(toy_bundle.path, "auto")[2].surprising
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this one has CUDA")
+def test_auto_falls_back_from_a_gpu_that_does_not_start_and_says_so(
+    toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_module, "why_not_cuda", lambda: None)
+    _, executor, choice = open_executor(toy_bundle.path, "auto", threads=1)
+    executor.close()
+    assert (choice.backend, choice.surprising) == ("cpu", True)
+    assert any(reason.startswith("cuda: ") and "cannot open it on cuda" in reason for reason in choice.reasons)
+
+
+def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="no TensorRT executor"):
+        open_executor(toy_bundle.path, "tensorrt")
+    with pytest.raises(OptionError, match="expected auto, cpu, cuda, tensorrt"):
+        open_executor(toy_bundle.path, "npu")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="threads is 0"):
+        open_executor(toy_bundle.path, "cpu", threads=0)
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(EngineError, match="built without CUDA"):
+            open_executor(toy_bundle.path, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no CUDA provider")
+def test_a_gpu_gives_the_words_of_the_cpu(toy_bundle: Bundle, toy: Any) -> None:
+    options, bias, images = SearchOptions(beams=3, max_words=8, nbest=3), bias_of(toy_bundle), toy.images(4)
+    results = []
+    for device in ("cpu", "cuda"):
+        executor = OnnxRuntimeExecutor(toy_bundle, "float32", device)  # type: ignore[arg-type]
+        executor.encode(images, options, bias)
+        results.append([[h.tokens for h in image] for image in search(executor, options)])
+    assert results[0] == results[1]

@@ -1,0 +1,95 @@
+"""Backbones: batch norms folded exactly, stages that split anywhere, weights that must fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from camscribe.runtime.errors import DataError
+from camscribe.train.backbone import PIXEL_MEAN, PIXEL_STD, Backbone, average_grid
+
+
+def _unfolded(name: str, path: Path) -> torch.nn.Module:
+    """torchvision's model with random batch-norm statistics, saved to ``path``."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    return model
+
+
+@pytest.mark.parametrize(("name", "truth"), [("mobilenet_v2", "features"), ("resnet18", "trunk")])
+@torch.no_grad()
+def test_folded_features_equal_torchvisions(tmp_path: Path, name: str, truth: str) -> None:
+    model = _unfolded(name, tmp_path / "w.safetensors")
+    images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    pixels = images.permute(0, 3, 1, 2) / 255
+    pixels = (pixels - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
+    if truth == "features":
+        expected = model.features(pixels)
+    else:
+        expected = torch.nn.Sequential(*list(model.children())[:-2])(pixels)
+    backbone = Backbone(name, str(tmp_path / "w.safetensors"))
+    torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.modules())
+    assert backbone.width == expected.shape[1]
+
+
+@torch.no_grad()
+def test_stem_and_trunk_make_the_whole_wherever_it_is_cut() -> None:
+    backbone = Backbone("shufflenet_v2_x0_5")
+    images = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    for trained in range(len(backbone.stages) + 1):
+        torch.testing.assert_close(backbone.trunk(backbone.stem(images, trained), trained), backbone(images))
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "convnext_tiny", "regnet_y_400mf", "squeezenet1_1", "swin_t"])
+def test_other_families_give_a_grid(name: str) -> None:
+    backbone = Backbone(name)
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)).shape[:2] == (1, backbone.width)
+
+
+def test_a_network_without_a_grid_is_refused() -> None:
+    with pytest.raises(DataError, match="vit_b_16"):
+        Backbone("vit_b_16")
+
+
+def test_an_unknown_network_is_refused() -> None:
+    with pytest.raises(DataError, match="no such model"):
+        Backbone("mobilenet_v9")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_file({"0.0.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match="does not fit torchvision's mobilenet_v2"):
+        Backbone("mobilenet_v2", str(tmp_path / "w.safetensors"))
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        Backbone("mobilenet_v2", str(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.parametrize(("rows", "columns", "side"), [(8, 8, 14), (7, 7, 14), (10, 6, 4), (5, 9, 9)])
+def test_average_grid_equals_adaptive_pooling(rows: int, columns: int, side: int) -> None:
+    torch.manual_seed(0)
+    grid = torch.randn(2, 3, rows, columns)
+    torch.testing.assert_close(average_grid(grid, side), torch.nn.AdaptiveAvgPool2d(side)(grid))
+
+
+@torch.no_grad()
+def test_a_backbone_with_a_grid_gives_that_grid_wherever_it_is_cut() -> None:
+    backbone = Backbone("shufflenet_v2_x0_5", grid=5)
+    images = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    assert backbone(images).shape == (1, backbone.width, 5, 5)
+    for trained in (0, 2):
+        torch.testing.assert_close(backbone.trunk(backbone.stem(images, trained), trained), backbone(images))

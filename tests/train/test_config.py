@@ -1,0 +1,66 @@
+"""The configuration file: what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from camscribe.runtime.errors import DataError
+from camscribe.train.config import Config, from_dict, load_config
+
+STAGE = {"name": "only", "epochs": 1}
+
+
+def test_a_configuration_survives_json() -> None:
+    config = from_dict({"data": {"root": "x"}, "stage": [STAGE], "precision": "bf16-mixed"})
+    assert from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        '[data]\nroot = "photos"\n[model]\nweights = "net.safetensors"\n[[stage]]\nname = "a"\nepochs = 1\n'
+    )
+    config = load_config(path)
+    assert config.data.root == str(tmp_path.resolve() / "photos")
+    assert config.model.weights == str(tmp_path.resolve() / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"rot": "x"}}, "unknown key 'rot'; did you mean 'root'"),
+        ({"data": {}}, "root is missing; expected text"),
+        ({"seed": -1}, "seed: is -1; expected a whole number"),
+        ({"seed": True}, "seed: is True; expected a whole number"),
+        ({"precision": "half"}, "expected one of '32-true'"),
+        ({"stage": []}, "no [[stage]]"),
+        ({"stage": [{**STAGE, "epochs": "many"}]}, "stage[0]: epochs: is 'many'; expected a whole number"),
+        ({"stage": [{**STAGE, "objective": "rl"}]}, "expected one of 'cross_entropy', 'self_critical'"),
+        ({"model": 3}, "model: expected a table"),
+    ],
+)
+def test_what_has_no_meaning_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        from_dict({"data": {"root": "x"}, "stage": [STAGE], **change})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[data", b"\xff\xfe", None])
+def test_an_unreadable_file_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shipped_configurations_load(repository: Path) -> None:
+    found = sorted((repository / "train" / "configs").glob("*.toml"))
+    assert found
+    assert all(isinstance(load_config(path), Config) for path in found)

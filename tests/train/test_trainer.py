@@ -1,0 +1,139 @@
+"""Training runs: they learn, resume exactly, run on two processes, and leave their folder in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import lightning_fabric
+import pytest
+import torch
+
+from camscribe.runtime.errors import DataError
+from camscribe.train.checkpoint import Checkpoint
+from camscribe.train.config import Config, from_dict
+from camscribe.train.trainer import Trainer
+
+MODEL = {
+    "backbone": "shufflenet_v2_x0_5",
+    "weights": "none",
+    "image_height": 64,
+    "image_width": 64,
+    "memory_width": 48,
+    "attention_width": 32,
+    "state_width": 64,
+    "embedding_width": 32,
+    "dropout": 0.1,
+}
+STAGES = [
+    {"name": "decoder", "epochs": 2, "batch": 8, "captions_per_image": 2, "warm_up_steps": 2},
+    {"name": "all", "epochs": 1, "batch": 8, "trained_backbone_stages": 7, "variants": 3, "captions_per_image": 2},
+    {"name": "tail", "epochs": 1, "batch": 8, "trained_backbone_stages": 2, "scheduled_sampling": 0.5},
+    {"name": "reward", "epochs": 1, "batch": 8, "objective": "self_critical", "captions_per_image": 3},
+]
+
+
+def _config(shapes: Path, stages: list[dict[str, object]] | None = None, **rest: object) -> Config:
+    data = {"root": str(shapes), "train": "train", "tune": "dev", "min_count": 1, "max_words": 9}
+    table = {"data": data, "model": MODEL, "stage": STAGES if stages is None else stages, **rest}
+    return from_dict({"validation": {"max_words": 9}, **table})
+
+
+def _trainer(config: Config, folder: Path) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    return Trainer(config, folder, fabric, folder / "cache")
+
+
+def test_a_small_decoder_learns_to_look(shapes: Path, tmp_path: Path) -> None:
+    # Random features of a network without batch norms tell colours and sides well enough for a decoder to learn them.
+    stage = {**STAGES[0], "epochs": 40, "variants": 2, "learning_rate": 8e-3, "warm_up_steps": 4}
+    stage |= {"label_smoothing": 0.0, "average_decay": 0.5}
+    config = _config(shapes, [stage])
+    config = replace(config, model=replace(config.model, backbone="squeezenet1_1"))
+    best = _trainer(config, tmp_path).run()
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    scored = [entry for entry in entries if "tune_cider" in entry]
+    assert len(scored) == 40
+    top = max(scored, key=lambda entry: entry["tune_cider"])
+    assert top["tune_cider"] > 2.5, "one caption for all images scores 2.3 at most"
+    assert top["different"] > 1
+    assert Checkpoint.load(best).meta["progress"]["best"] == pytest.approx(top["tune_cider"])
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kill_at", [3, 9, 17])
+def test_a_killed_run_resumes_exactly(
+    shapes: Path, tmp_path: Path, kill_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(shapes, checkpoint_seconds=0)
+    _trainer(config, tmp_path / "whole").run()
+
+    steps = 0
+    update = Trainer._update_average
+
+    def killing(self: Trainer, decay: float, done: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == kill_at:
+            raise _Killed
+        update(self, decay, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update_average", killing)
+        with pytest.raises(_Killed):
+            _trainer(config, tmp_path / "broken").run()
+    _trainer(config, tmp_path / "broken").run()
+
+    whole, broken = (Checkpoint.load(tmp_path / name / "last.safetensors") for name in ("whole", "broken"))
+    assert set(whole.tensors) == set(broken.tensors)
+    assert [name for name, value in whole.tensors.items() if not torch.equal(value, broken.tensors[name])] == []
+
+    def scores(checkpoint: Checkpoint) -> list[float]:
+        return [entry["tune_cider"] for entry in checkpoint.meta["history"] if "tune_cider" in entry]
+
+    assert scores(whole) == scores(broken)
+
+
+def test_a_folder_of_another_configuration_is_refused(shapes: Path, tmp_path: Path) -> None:
+    config = _config(shapes, [{"name": "a", "epochs": 1}])
+    _trainer(config, tmp_path).run()
+    with pytest.raises(DataError, match="another configuration"):
+        _trainer(replace(config, seed=2), tmp_path)
+
+
+def test_patience_ends_a_stage(shapes: Path, tmp_path: Path) -> None:
+    stage = {"name": "still", "epochs": 9, "learning_rate": 0.0, "patience": 2, "average_decay": 0.0}
+    _trainer(_config(shapes, [stage]), tmp_path).run()
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert sum("tune_cider" in entry for entry in entries) == 3
+
+
+def test_two_processes_train_the_same_weights(shapes: Path, tmp_path: Path) -> None:
+    model = "\n".join(f"{key} = {json.dumps(value)}" for key, value in MODEL.items())
+    stages = "\n".join(
+        "[[stage]]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in stage.items())
+        for stage in (STAGES[0], STAGES[3])
+    )
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'[data]\nroot = "{shapes}"\nmin_count = 1\nmax_words = 9\n[model]\n{model}\n'
+        f"[validation]\nmax_words = 9\n{stages}\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["camscribe.train.commands.train", str(config), "--out", str(tmp_path / "run"), "--accelerator", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = Checkpoint.load(tmp_path / "run" / "last.safetensors")
+    assert {name for name in last.tensors if name.startswith("rng.")} == {"rng.0", "rng.1"}
+    assert len([entry for entry in last.meta["history"] if "tune_cider" in entry]) == 3
+    assert done.stdout.count("best checkpoint") == 1
