@@ -21,7 +21,7 @@ from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.executor import Executor, open_executor
 from camscribe.runtime.pixels import Pixels, reduce
-from camscribe.runtime.search import DEAD, Floats, SearchOptions, Trace
+from camscribe.runtime.search import Floats, SearchOptions, Trace
 
 Images = Mapping[str, Pixels]
 """Decoded photographs of native size, by name."""
@@ -63,15 +63,12 @@ class Counted:
 
 def banned(bundle: Bundle) -> list[int]:
     """Ids of words that the bundle never says."""
-    vocabulary = bundle.vocabulary
-    return [vocabulary.pad_id, vocabulary.start_id, *vocabulary.encode(bundle.manifest.search.ban)]
+    return [int(index) for index in np.flatnonzero(bias(bundle))]
 
 
 def bias(bundle: Bundle) -> npt.NDArray[np.float32]:
     """[V] the selection bias that bans them."""
-    values = np.zeros(len(bundle.vocabulary), np.float32)
-    values[banned(bundle)] = DEAD
-    return values
+    return bundle.vocabulary.bias(bundle.manifest.search.ban)
 
 
 def overhead(path: Path | None, precision: str, images: Images, rounds: int) -> Section:

@@ -23,7 +23,7 @@ from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import SCHEMA, GraphPair, Manifest, Parity, SpecialTokens
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
 from camscribe.runtime.pixels import Pixels, PixelSpec
-from camscribe.runtime.search import DEAD, Floats, Hypothesis, SearchOptions
+from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.checkpoint import Checkpoint
 
@@ -75,8 +75,7 @@ def export_bundle(
     run = example(model)
     pair = graph_pair(model, run)
     encoder, decoder = export_graphs(model, run, pair, vocabulary.end_id)
-    bias = np.zeros(len(vocabulary), np.float32)
-    bias[[vocabulary.pad_id, vocabulary.start_id, *vocabulary.encode(search.ban)]] = DEAD
+    bias = vocabulary.bias(search.ban)
     manifest = Manifest(
         schema=SCHEMA,
         kind="captioner",
@@ -88,7 +87,7 @@ def export_bundle(
         attention_grid=attention_grid(model, run),
         search=search,
         precisions={},
-        cpu_precision=cpu_precision if calibration is not None else "float32",
+        cpu_precision=cpu_precision,
         provenance=_provenance(checkpoint),
         quality=quality,
         parity=Parity(tuple(map(encode_png, parity_images)), {}, {}),

@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
         update_bundle(options.update, quality, options.cpu_precision)
         print(f"updated {options.update}")
         return 0
+    if options.no_int8 and (options.int8_encoder or options.cpu_precision == "int8"):
+        raise OptionError("--no-int8 writes no int8 graphs; leave out --int8-encoder and --cpu-precision int8, or it")
     if options.checkpoint is None or options.out is None:
         raise OptionError("expected a checkpoint and --out BUNDLE; see camscribe export --help")
     file = options.checkpoint / "best.safetensors" if options.checkpoint.is_dir() else options.checkpoint

@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from camscribe.export.beam_graph import constants, gather_nodes, select_nodes, value_info
 from camscribe.export.graphs import EncoderGraph, Example, StepGraph
+from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import GraphPair, GraphSpec
 from camscribe.train.model import Captioner
 
@@ -153,7 +154,10 @@ def _to_opset_17(graph: onnx.GraphProto) -> None:
                 node.attribute.append(helper.make_attribute("axes", axes))
             _drop_attribute(node, "noop_with_empty_axes")
         else:
-            raise NotImplementedError(f"operator {node.op_type} has no known form in opset {OPSET}")
+            raise EngineError(
+                f"graph {graph.name}: operator {node.op_type} has no known form in opset {OPSET}, the newest that "
+                "TensorRT 8.6 reads; choose another backbone or decoder"
+            )
 
 
 def _drop_attribute(node: onnx.NodeProto, name: str) -> None:

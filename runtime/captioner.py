@@ -20,7 +20,7 @@ from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
 from camscribe.runtime.images import Color, ImageLike, as_rgb
 from camscribe.runtime.pixels import Pixels, opencv, reduce
-from camscribe.runtime.search import DEAD, Floats, Hypothesis, SearchChanges, SearchOptions
+from camscribe.runtime.search import Floats, Hypothesis, SearchChanges, SearchOptions
 from camscribe.runtime.threads import both
 
 if TYPE_CHECKING:
@@ -247,12 +247,10 @@ class Captioner:
         )
 
     def _bias(self, ban: tuple[str, ...]) -> Floats:
-        """[V] what is added to the log-probabilities: words that are none are banned always."""
+        """``Vocabulary.bias``, made once."""
         bias = self._biases.get(ban)
         if bias is None:
-            vocabulary = self.bundle.vocabulary
-            bias = np.zeros(len(vocabulary), np.float32)
-            bias[[vocabulary.pad_id, vocabulary.start_id, *vocabulary.encode(ban)]] = DEAD
+            bias = self.bundle.vocabulary.bias(ban)
             self._biases = {ban: bias}
         return bias
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from camscribe.runtime.errors import BundleError
+from camscribe.runtime.search import DEAD, Floats
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 SPECIAL_TOKENS = (PAD, START, END, UNKNOWN)
@@ -50,6 +53,12 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Tokens of ``ids``; the caller leaves special tokens out where they are not wanted."""
         return [self.tokens[index] for index in ids]
+
+    def bias(self, ban: Iterable[str] = ()) -> Floats:
+        """[V] what a search adds to the log-probabilities: bans ``<pad>`` and ``<s>``, and the words in ``ban``."""
+        bias = np.zeros(len(self), np.float32)
+        bias[[self.pad_id, self.start_id, *self.encode(ban)]] = DEAD
+        return bias
 
     @classmethod
     def read(cls, path: Path) -> Vocabulary:

@@ -16,7 +16,6 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([REPOSITORY / "README.md", REPOSITORY / "examples" / "README.md", *REPOSITORY.glob("docs/**/*.md")])
-DEFAULT_BUNDLE = REPOSITORY / "runtime" / "bundles" / "default" / "bundle.json"
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -81,7 +80,6 @@ def test_a_documented_command_exists(words: list[str]) -> None:
         assert program in {"cd", "git", "source", ".", "ls", "cat"} or shutil.which(program), f"unknown: {program}"
 
 
-@pytest.mark.skipif(not DEFAULT_BUNDLE.is_file(), reason="the package has no default bundle yet")
 @pytest.mark.parametrize("block", blocks(REPOSITORY / "README.md", "python"))
 def test_the_readme_s_python_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)

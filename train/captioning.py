@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -137,21 +137,14 @@ def _caption_by_bundle(
     ban: Sequence[str],
     changes: SearchChanges,
 ) -> Captions:
-    begin = time.perf_counter()
-    by_image: dict[str, Written] = {}
-    unreadable = []
     with Captioner.load(model, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
         options = captioner.options(ban, **changes)
-        begin = time.perf_counter()
-        with ProgressBar("captioned", len(images)) as bar:
-            results = captioner.caption_each([image.path for image in images], options, batch=batch)
-            for done, (image, result) in enumerate(zip(images, results, strict=True), start=1):
-                if isinstance(result, SourceError):
-                    unreadable.append(str(result))
-                else:
-                    written = Written(result.text, result.log_prob, result.score, result.truncated)
-                    by_image[image.image_id] = written
-                bar.update(done)
+        found = captioner.caption_each([image.path for image in images], options, batch=batch)
+        results = (
+            each if isinstance(each, SourceError) else Written(each.text, each.log_prob, each.score, each.truncated)
+            for each in found
+        )
+        by_image, unreadable, seconds = _collect(images, results)
         bundle, choice = captioner.bundle, captioner.choice
     about = {
         "kind": "bundle",
@@ -160,8 +153,7 @@ def _caption_by_bundle(
         "backend": choice.backend,
         "precision": choice.precision,
     }
-    seconds = time.perf_counter() - begin
-    return Captions(by_image, tuple(unreadable), about, asdict(options), bundle.vocabulary, seconds)
+    return Captions(by_image, unreadable, about, asdict(options), bundle.vocabulary, seconds)
 
 
 def _caption_by_checkpoint(
@@ -202,25 +194,20 @@ def _caption_by_checkpoint(
     ).override(**changes)
     spec = PixelSpec(config.model.image_height, config.model.image_width, config.model.fit)
     executor = TorchExecutor(checkpoint.model().to(where), vocabulary)
-    by_image: dict[str, Written] = {}
-    unreadable: list[str] = []
 
-    begin = time.perf_counter()
-    with ProgressBar("captioned", len(images)) as bar:
+    def results() -> Iterator[Written | SourceError]:
         for start in range(0, len(images), batch):
-            good = []
-            for image in images[start : start + batch]:
-                pixels = _pixels(image.path, spec)
-                if isinstance(pixels, SourceError):
-                    unreadable.append(str(pixels))
+            pixels = [_pixels(image.path, spec) for image in images[start : start + batch]]
+            good = [each for each in pixels if not isinstance(each, SourceError)]
+            found = iter(executor.caption(np.stack(good), options) if good else ())
+            for each in pixels:
+                if isinstance(each, SourceError):
+                    yield each
                 else:
-                    good.append((image.image_id, pixels))
-            found = executor.caption(np.stack([each for _, each in good]), options) if good else []
-            for (image_id, _), hypotheses in zip(good, found, strict=True):
-                best = hypotheses[0]
-                text = " ".join(vocabulary.decode(best.tokens))
-                by_image[image_id] = Written(text, best.log_prob, best.score, best.truncated)
-            bar.update(min(start + batch, len(images)))
+                    best = next(found)[0]
+                    yield Written(" ".join(vocabulary.decode(best.tokens)), best.log_prob, best.score, best.truncated)
+
+    by_image, unreadable, seconds = _collect(images, results())
     about = {
         "kind": "checkpoint",
         "name": model.name,
@@ -228,8 +215,24 @@ def _caption_by_checkpoint(
         "backend": f"torch {where.type}",
         "precision": "float32",
     }
-    seconds = time.perf_counter() - begin
-    return Captions(by_image, tuple(unreadable), about, asdict(options), vocabulary, seconds)
+    return Captions(by_image, unreadable, about, asdict(options), vocabulary, seconds)
+
+
+def _collect(
+    images: Sequence[CaptionedImage], results: Iterable[Written | SourceError]
+) -> tuple[dict[str, Written], tuple[str, ...], float]:
+    """Captions by image, what is wrong with those that cannot be read, and the seconds it took."""
+    begin = time.perf_counter()
+    by_image: dict[str, Written] = {}
+    unreadable = []
+    with ProgressBar("captioned", len(images)) as bar:
+        for done, (image, result) in enumerate(zip(images, results, strict=True), start=1):
+            if isinstance(result, SourceError):
+                unreadable.append(str(result))
+            else:
+                by_image[image.image_id] = result
+            bar.update(done)
+    return by_image, tuple(unreadable), time.perf_counter() - begin
 
 
 def _pixels(path: Path, spec: PixelSpec) -> Pixels | SourceError:

@@ -145,6 +145,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     seed: int = 1
+    start: str = ""
+    """A checkpoint of the same model to start from, with its vocabulary, in place of the pretrained backbone alone."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Lightning Fabric's; mixed precision pays on a GPU."""
     checkpoint_seconds: int = 120
@@ -173,6 +175,8 @@ def load_config(path: Path) -> Config:
         for key in ("root", "captions", "images"):
             if isinstance(data.get(key), str):
                 data[key] = str((base / data[key]).resolve())
+    if isinstance(table.get("start"), str) and table["start"]:
+        table["start"] = str((base / table["start"]).resolve())
     model = table.get("model")
     if isinstance(model, dict) and str(model.get("weights", "none")) not in ("none", "torchvision"):
         model["weights"] = str((base / str(model["weights"])).resolve())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camscribe.runtime.search import DEAD, Hypothesis, Progress, SearchOptions, Trace, hypotheses, initial_score
+from camscribe.runtime.search import Hypothesis, Progress, SearchOptions, Trace, hypotheses, initial_score
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.model import Captioner, Memory, State, gather_beams, spread
 from camscribe.train.select import Select
@@ -29,13 +27,6 @@ class TorchExecutor:
         self.device = next(model.parameters()).device
         self._select = Select(vocabulary.end_id)
 
-    def bias(self, ban: Sequence[str] = ()) -> npt.NDArray[np.float32]:
-        """[V] selection bias that bans ``<pad>``, ``<s>`` and the words in ``ban``."""
-        bias = np.zeros(len(self.vocabulary), dtype=np.float32)
-        for index in (self.vocabulary.pad_id, self.vocabulary.start_id, *self.vocabulary.encode(ban)):
-            bias[index] = DEAD
-        return bias
-
     @torch.no_grad()
     def caption(self, images: npt.NDArray[np.uint8], options: SearchOptions) -> list[list[Hypothesis]]:
         """Hypotheses of uint8 [B, H, W, 3] RGB images of the model's input size."""
@@ -48,7 +39,7 @@ class TorchExecutor:
         token = torch.full((images, beams), self.vocabulary.start_id, dtype=torch.int32, device=self.device)
         parent = torch.arange(beams, dtype=torch.int32, device=self.device).expand(images, beams)
         score = torch.from_numpy(initial_score(images, beams)).to(self.device)
-        bias = torch.from_numpy(self.bias(options.ban)).to(self.device)
+        bias = torch.from_numpy(self.vocabulary.bias(options.ban)).to(self.device)
         min_words = torch.tensor([options.min_words], dtype=torch.int32, device=self.device)
         state = spread(state, beams)
         rows: list[tuple[Tensor, ...]] = []

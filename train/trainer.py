@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -82,17 +82,21 @@ class Trainer:
         self._resumed = Checkpoint.load(last) if last.exists() else None
         if self._resumed and self._resumed.config != config:
             raise DataError(f"{last}: was made with another configuration; continue with that one or name a new folder")
+        start = None if self._resumed or not config.start else _load_start(Path(config.start), config)
         self._say(f"training: {self.train.report()}")
         self._say(f"tuning: {self.tune.report()}")
         if self._resumed:
             self.vocabulary = self._resumed.vocabulary
             self.position = Position(**self._resumed.meta["progress"])
             self.history = self._resumed.meta["history"]
+        elif start:
+            self.vocabulary = start.vocabulary
         else:
             texts = (words(caption) for image in self.train for caption in image.captions)
             self.vocabulary = build_vocabulary(texts, config.data.min_count)
         torch.manual_seed(config.seed)
-        self.model = Captioner(len(self.vocabulary), config.model, "none" if self._resumed else None)
+        weights = "none" if self._resumed else None
+        self.model = start.model() if start else Captioner(len(self.vocabulary), config.model, weights)
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
         self.average: dict[str, Tensor] = {}
@@ -388,6 +392,16 @@ class Trainer:
     def _say(self, line: str) -> None:
         if self.fabric.is_global_zero:
             print(line, flush=True)
+
+
+def _load_start(path: Path, config: Config) -> Checkpoint:
+    start = Checkpoint.load(path)
+    # Where its pretrained weights lay, and its dropout, are no property of the model.
+    theirs, ours = (replace(model, weights="none", dropout=0.0) for model in (start.config.model, config.model))
+    if theirs != ours:
+        other = [name for name, value in vars(ours).items() if vars(theirs)[name] != value]
+        raise DataError(f"{path}: is of another model: [model] differs in {', '.join(other)}; start needs the same")
+    return start
 
 
 class _Interval:

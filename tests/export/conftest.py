@@ -62,7 +62,7 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     out = tmp_path_factory.mktemp("bundles") / "small"
     # The run's folder stands for its best checkpoint.
     arguments = [str(checkpoint.parent), "--out", str(out)]
-    assert main([*arguments, "--calibration", str(EXAMPLES), "--parity-images", str(EXAMPLES)]) == 0
+    assert main([*arguments, "--int8-encoder", "--calibration", str(EXAMPLES), "--parity-images", str(EXAMPLES)]) == 0
     return Bundle.load(out)
 
 

@@ -69,6 +69,15 @@ def test_graphs_that_are_not_pytorchs_model_are_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_int8_shares_the_float32_encoder_unless_asked(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    assert main([str(checkpoint), "--out", str(out), "--calibration", str(EXAMPLES), "--cpu-precision", "int8"]) == 0
+    bundle = Bundle.load(out)
+    assert bundle.graph("int8", "encoder") == bundle.graph("float32", "encoder")
+    assert bundle.graph("int8", "decoder") != bundle.graph("float32", "decoder")
+    assert bundle.manifest.cpu_precision == "int8"
+
+
 def test_calibration_needs_images(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--calibration"):
         main([str(checkpoint), "--out", str(tmp_path / "b"), "--parity-images", str(EXAMPLES)])
@@ -105,6 +114,8 @@ def test_measured_quality_is_added_to_a_bundle(bundle: Bundle, tmp_path: Path) -
         ["--quality", "int8=missing.json", "--update", "nowhere"],
         ["--update", "nowhere", "--cpu-precision", "int8"],
         ["checkpoint", "--out", "x", "--update", "nowhere"],
+        ["checkpoint", "--out", "x", "--no-int8", "--cpu-precision", "int8"],
+        ["checkpoint", "--out", "x", "--no-int8", "--int8-encoder"],
     ],
 )
 def test_options_without_meaning_are_refused(arguments: list[str]) -> None:

@@ -17,17 +17,11 @@ from camscribe.export.parity import caption_with_graphs, caption_with_torch
 from camscribe.export.weights import WEIGHTS
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, tensor_specs
-from camscribe.runtime.search import DEAD, SearchOptions, select
+from camscribe.runtime.search import SearchOptions, select
 from camscribe.train.model import Captioner, gather_beams
 
 PRECISIONS = ("float32", "int8")
 STATE, MEMORY = ("state.h", "state.c"), ("memory.features", "memory.keys")
-
-
-def _bias(bundle: Bundle) -> np.ndarray:
-    bias = np.zeros(len(bundle.vocabulary), np.float32)
-    bias[[bundle.vocabulary.pad_id, bundle.vocabulary.start_id]] = DEAD
-    return bias
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -87,7 +81,7 @@ def test_a_decoder_step_is_pytorchs_step_and_the_selection_of_the_definition(
         "score": -generator.exponential(3, (images, beams)).astype(np.float32),
         "step": np.array([2], np.int32),
         "min_words": np.array([0], np.int32),
-        "bias": _bias(bundle),
+        "bias": bundle.vocabulary.bias(),
         **states,
         **{name: made[name] for name in MEMORY},
     }
@@ -112,7 +106,7 @@ def test_captions_of_the_float32_graphs_are_those_of_pytorch(bundle: Bundle, mod
     images = np.stack(bundle.parity_images())
     options = SearchOptions(beams=beams, max_words=8)
     executor = OnnxRuntimeExecutor(bundle, "float32", "cpu", 1)
-    mine = caption_with_graphs(executor, images, options, _bias(bundle))
+    mine = caption_with_graphs(executor, images, options, bundle.vocabulary.bias())
     theirs = caption_with_torch(model, bundle.vocabulary, images, options)
     assert [caption.tokens for caption in mine] == [caption.tokens for caption in theirs]
     assert len({caption.tokens for caption in mine}) > 1
@@ -125,7 +119,9 @@ def test_an_image_alone_has_the_tokens_it_has_in_a_batch(bundle: Bundle, precisi
     )
     executor = OnnxRuntimeExecutor(bundle, precision, "cpu", 1)
     options = SearchOptions(beams=3, max_words=8)
-    runs = [caption_with_graphs(executor, images, options, _bias(bundle), batch) for batch in (1, 5, len(images))]
+    runs = [
+        caption_with_graphs(executor, images, options, bundle.vocabulary.bias(), batch) for batch in (1, 5, len(images))
+    ]
     alone, *batched = [[caption.tokens for caption in run] for run in runs]
     assert all(run == alone for run in batched)
 
@@ -135,8 +131,7 @@ def test_the_manifest_proves_both_precisions(bundle: Bundle) -> None:
     assert len(parity.images) == 8
     for precision in PRECISIONS:
         executor = OnnxRuntimeExecutor(bundle, precision, "cpu", 1)
-        bias = _bias(bundle)
-        bias[bundle.vocabulary.unknown_id] = DEAD
+        bias = bundle.vocabulary.bias(["<unk>"])
         found = caption_with_graphs(executor, np.stack(bundle.parity_images()), bundle.manifest.search, bias)
         assert [caption.tokens for caption in found] == list(parity.tokens[precision])
     figures = parity.figures["float32"]

@@ -25,12 +25,6 @@ from camscribe.runtime.search import DEAD, SearchOptions, Trace, hypotheses, ini
 Make = Callable[..., Path]
 
 
-def bias_of(bundle: Bundle, *ban: str) -> np.ndarray:
-    bias = np.zeros(len(bundle.vocabulary), np.float32)
-    bias[[bundle.vocabulary.pad_id, bundle.vocabulary.start_id, *bundle.vocabulary.encode(ban)]] = DEAD
-    return bias
-
-
 def numpy_search(bundle: Bundle, images: np.ndarray, options: SearchOptions, bias: np.ndarray) -> Trace:
     """The search in NumPy around plain runs of the graphs, which give only log-probabilities, states and attention."""
     encoder, decoder = (open_session(bundle.graph("float32", graph), "cpu", 1) for graph in ("encoder", "decoder"))
@@ -78,7 +72,7 @@ def test_the_trace_equals_the_definition(
     toy = dataclasses.replace(toy, end_bonus=end_bonus, seed=beams)
     bundle = Bundle.load(make_toy(tmp_path / "toy", toy))
     options = SearchOptions(beams=beams, max_words=8, min_words=min_words)
-    images, bias = toy.images(3), bias_of(bundle, *ban)
+    images, bias = toy.images(3), bundle.vocabulary.bias(ban)
     expected = numpy_search(bundle, images, options, bias)
     found = run(bundle, images, options, bias)
     assert found.steps == 8
@@ -95,7 +89,7 @@ def test_the_trace_equals_the_definition(
 @pytest.mark.parametrize("stop", ["optimal", "first_k"])
 def test_no_result_depends_on_how_often_the_host_looks(toy_bundle: Bundle, toy: Any, stop: str) -> None:
     executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
-    bias, results = bias_of(toy_bundle), []
+    bias, results = toy_bundle.vocabulary.bias(), []
     for poll in (1, 2, 3, 5, 8):
         options = SearchOptions(beams=3, max_words=8, nbest=3, stop=stop, poll=poll)  # type: ignore[arg-type]
         executor.encode(toy.images(4), options, bias)
@@ -111,7 +105,11 @@ def test_an_image_alone_and_in_a_batch_gives_the_same_words(
 ) -> None:
     bundle = Bundle.load(make_toy(tmp_path / "toy", dataclasses.replace(toy, words=40, width=16)))
     executor = OnnxRuntimeExecutor(bundle, "float32", "cpu", threads=1)
-    options, bias, images = SearchOptions(beams=beams, max_words=8, nbest=beams), bias_of(bundle), toy.images(7)
+    options, bias, images = (
+        SearchOptions(beams=beams, max_words=8, nbest=beams),
+        bundle.vocabulary.bias(),
+        toy.images(7),
+    )
 
     def words(batch: np.ndarray) -> list[Any]:
         executor.encode(batch, options, bias)
@@ -123,7 +121,7 @@ def test_an_image_alone_and_in_a_batch_gives_the_same_words(
 
 
 def test_attention_of_a_word_is_that_of_the_beam_it_was_drawn_from(toy_bundle: Bundle, toy: Any) -> None:
-    options, bias, images = SearchOptions(beams=4, max_words=8, nbest=4), bias_of(toy_bundle), toy.images(2)
+    options, bias, images = SearchOptions(beams=4, max_words=8, nbest=4), toy_bundle.vocabulary.bias(), toy.images(2)
     reference = hypotheses(numpy_search(toy_bundle, images, options, bias), options)
     executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
     executor.encode(images, options, bias)
@@ -138,7 +136,7 @@ def test_attention_of_a_word_is_that_of_the_beam_it_was_drawn_from(toy_bundle: B
 
 
 def test_results_outlive_the_next_search(toy_bundle: Bundle, toy: Any) -> None:
-    options, bias = SearchOptions(beams=2, max_words=8), bias_of(toy_bundle)
+    options, bias = SearchOptions(beams=2, max_words=8), toy_bundle.vocabulary.bias()
     executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
     executor.encode(toy.images(1), options, bias)
     first = search(executor, options)[0][0]
@@ -151,7 +149,7 @@ def test_results_outlive_the_next_search(toy_bundle: Bundle, toy: Any) -> None:
 
 def test_sizes_may_change_between_searches(toy_bundle: Bundle, toy: Any) -> None:
     executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
-    bias, expected = bias_of(toy_bundle), {}
+    bias, expected = toy_bundle.vocabulary.bias(), {}
     for repeat in range(2):
         for count, beams, steps in ((1, 1, 8), (3, 2, 5), (2, 5, 8), (1, 3, 3), (4, 1, 8), (1, 2, 8)):
             options = SearchOptions(beams=beams, max_words=steps)
@@ -162,7 +160,7 @@ def test_sizes_may_change_between_searches(toy_bundle: Bundle, toy: Any) -> None
 
 def test_a_step_copies_and_allocates_no_arrays(toy_bundle: Bundle, toy: Any) -> None:
     executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
-    executor.encode(toy.images(1), SearchOptions(beams=3, max_words=8), bias_of(toy_bundle))
+    executor.encode(toy.images(1), SearchOptions(beams=3, max_words=8), toy_bundle.vocabulary.bias())
     executor.step()
     before = executor.trace(attention=True)
     for _ in range(7):
@@ -180,7 +178,7 @@ def test_steps_without_an_encode_or_beyond_the_last_are_refused(toy_bundle: Bund
         executor.step()
     with pytest.raises(EngineError, match="without encode"):
         executor.trace()
-    executor.encode(toy.images(1), SearchOptions(max_words=1), bias_of(toy_bundle))
+    executor.encode(toy.images(1), SearchOptions(max_words=1), toy_bundle.vocabulary.bias())
     executor.step()
     with pytest.raises(EngineError, match="max_words"):
         executor.step()
@@ -265,7 +263,7 @@ def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no CUDA provider")
 def test_a_gpu_gives_the_words_of_the_cpu(toy_bundle: Bundle, toy: Any) -> None:
-    options, bias, images = SearchOptions(beams=3, max_words=8, nbest=3), bias_of(toy_bundle), toy.images(4)
+    options, bias, images = SearchOptions(beams=3, max_words=8, nbest=3), toy_bundle.vocabulary.bias(), toy.images(4)
     results = []
     for device in ("cpu", "cuda"):
         executor = OnnxRuntimeExecutor(toy_bundle, "float32", device)  # type: ignore[arg-type]
