@@ -147,6 +147,8 @@ def _to_opset_17(graph: onnx.GraphProto) -> None:
             continue
         if node.op_type == "Split":
             _drop_attribute(node, "num_outputs")
+        elif node.op_type.startswith("Scatter") and _reduction(node) not in ("min", "max"):
+            pass  # Opset 18 only added these two reductions.
         elif node.op_type.startswith("Reduce") and (len(node.input) < 2 or node.input[1] in values):
             if len(node.input) > 1:
                 axes = numpy_helper.to_array(values[node.input[1]]).tolist()
@@ -158,6 +160,10 @@ def _to_opset_17(graph: onnx.GraphProto) -> None:
                 f"graph {graph.name}: operator {node.op_type} has no known form in opset {OPSET}, the newest that "
                 "TensorRT 8.6 reads; choose another backbone or decoder"
             )
+
+
+def _reduction(node: onnx.NodeProto) -> str:
+    return next((attribute.s.decode() for attribute in node.attribute if attribute.name == "reduction"), "none")
 
 
 def _drop_attribute(node: onnx.NodeProto, name: str) -> None:

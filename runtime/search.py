@@ -229,10 +229,21 @@ class Progress:
     def __init__(self, images: int, options: SearchOptions) -> None:
         self.states = [StopState(options) for _ in range(images)]
         self._steps = 0
+        self._max_words = options.max_words
+        self._fresh = True
+        """Whether no hypothesis has ended yet."""
 
     def finished(self, trace: Trace) -> bool:
         """Feeds the steps recorded since the last call; True when no image needs another."""
         steps = trace.steps
+        if self._fresh and steps < self._max_words and not (trace.ended_score[self._steps :] > _ALIVE).any():
+            return False  # Nothing can be final before something ends: most looks need no more than this one.
+        return self.feed(trace)
+
+    def feed(self, trace: Trace) -> bool:
+        """As ``finished``, but without putting it off: every recorded step is fed."""
+        steps = trace.steps
+        self._fresh = False
         if self._steps < steps:
             # Three conversions in all, because a search asks after every step.
             new = slice(self._steps, steps)
@@ -258,7 +269,7 @@ def hypotheses(trace: Trace, options: SearchOptions, progress: Progress | None =
     """
     if progress is None:
         progress = Progress(trace.token.shape[1], options)
-    progress.finished(trace)
+    progress.feed(trace)
     return [_rank(trace, image, state, options) for image, state in enumerate(progress.states)]
 
 

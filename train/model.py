@@ -35,6 +35,9 @@ class SoftAttentionDecoder(nn.Module):
 
     The products with the state (attention query, gate, LSTM) are one matrix product, and so are those with the word and
     the context: few large products are what small machines run well.
+
+    The attention's energies w . relu(k + q) are w . max(k, -q) + w . q, and a softmax ignores what all cells share. So
+    ``from_state`` makes the query with its sign turned, and ``energy`` needs no bias: one pass over [B, K, P, A], not two.
     """
 
     def __init__(self, words: int, grid_width: int, config: ModelConfig) -> None:
@@ -51,7 +54,7 @@ class SoftAttentionDecoder(nn.Module):
         self.embedding = nn.Embedding(words, config.embedding_width)
         self.from_state = nn.Linear(config.state_width, config.attention_width + width + 4 * config.state_width)
         self.from_input = nn.Linear(config.embedding_width + width, 4 * config.state_width, bias=False)
-        self.energy = nn.Linear(config.attention_width, 1)
+        self.energy = nn.Linear(config.attention_width, 1, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         if config.deep_output:
             self.output = nn.Linear(config.state_width + width, config.embedding_width)
@@ -69,10 +72,10 @@ class SoftAttentionDecoder(nn.Module):
     def advance(self, word: Tensor, state: State, memory: Memory) -> Advance:
         """One step from embedded words [B, K, E] and states [B, K, H]."""
         config = self.config
-        query, gate, from_state = self.from_state(state["h"]).split(
+        turned_query, gate, from_state = self.from_state(state["h"]).split(
             [config.attention_width, self.memory_width, 4 * config.state_width], dim=-1
         )
-        hidden = torch.relu(memory["keys"].unsqueeze(1) + query.unsqueeze(2))
+        hidden = torch.maximum(memory["keys"].unsqueeze(1), turned_query.unsqueeze(2))
         attention = torch.softmax(self.energy(hidden).squeeze(3), dim=-1)
         context = torch.sigmoid(gate) * torch.matmul(attention, memory["features"])
         gates = from_state + self.from_input(torch.cat([word, context], dim=-1))
@@ -100,8 +103,7 @@ class SoftAttentionDecoder(nn.Module):
         logits = self.logits(word, made.state["h"], made.context)
         log_prob = torch.log_softmax(logits.float(), dim=-1)
         if self.config.no_stutter:
-            words = torch.arange(log_prob.shape[-1], dtype=token.dtype, device=token.device)
-            log_prob = log_prob.masked_fill(words == token.unsqueeze(-1), float(DEAD))
+            log_prob = log_prob.scatter(2, token.unsqueeze(-1).long(), float(DEAD))
         return log_prob, made.state, made.attention
 
 

@@ -120,11 +120,12 @@ def split(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     parts: dict[str, Tensor] = {}
     for kind in ("weight", "bias"):
         query, gate, recurrent = torch.split(tensors[f"from_state.{kind}"], [attention, width, 4 * state])
-        parts |= {f"attention.decoder_att.{kind}": query, f"f_beta.{kind}": gate, f"decode_step.{kind}_hh": recurrent}
+        parts |= {f"attention.decoder_att.{kind}": -query, f"f_beta.{kind}": gate, f"decode_step.{kind}_hh": recurrent}
         parts[f"init_h.{kind}"], parts[f"init_c.{kind}"] = tensors[f"initial.{kind}"].chunk(2)
         for theirs, ours in _SAME.items():
             if f"{ours}.{kind}" in tensors:
                 parts[f"{theirs}.{kind}"] = tensors[f"{ours}.{kind}"]
+    parts["attention.full_att.bias"] = torch.zeros(1)  # Ours has none: the softmax ignores it.
     parts["decode_step.weight_ih"] = tensors["from_input.weight"]
     parts["decode_step.bias_ih"] = torch.zeros_like(parts["decode_step.bias_hh"])
     if "word_bias" in tensors:
@@ -143,12 +144,12 @@ def merge(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     for kind in ("weight", "bias"):
         tensors[f"from_state.{kind}"] = torch.cat(
-            [parts[f"attention.decoder_att.{kind}"], parts[f"f_beta.{kind}"], recurrent[kind]]
+            [-parts[f"attention.decoder_att.{kind}"], parts[f"f_beta.{kind}"], recurrent[kind]]
         )
         tensors[f"initial.{kind}"] = torch.cat([parts[f"init_h.{kind}"], parts[f"init_c.{kind}"]])
         tensors[f"words.{kind}"] = parts[f"fc.{kind}"]
         for theirs, ours in _SAME.items():
-            if f"{theirs}.{kind}" in parts:
+            if f"{theirs}.{kind}" in parts and f"{ours}.{kind}" != "energy.bias":
                 tensors[f"{ours}.{kind}"] = parts[f"{theirs}.{kind}"]
     return tensors
 
