@@ -21,8 +21,9 @@ StopRule = Literal["optimal", "first_k"]
 
 DEAD = np.float32(-1e9)
 """The score of a dead beam and of a banned word. Finite, so that arithmetic on it never makes NaN."""
-_ALIVE = np.float32(-5e8)
-"""Scores above this are real: a caption's log-probability never comes near it."""
+_ALIVE = -5e8
+"""Scores above this are real: a caption's log-probability never comes near it. No NumPy number: comparing with those is
+slow, and a search does it between all steps."""
 
 
 @dataclass(frozen=True)
@@ -204,22 +205,25 @@ class StopState:
         self.done = False
         """True once later steps cannot matter."""
 
-    def feed(self, ended_score: list[float], ended_parent: list[int], best_live: float) -> None:
-        """Takes one step: [K] ended scores and parents by rank, and the best live beam's score."""
+    def feed(self, trace: Trace, step: int, image: int) -> None:
+        """Takes step ``step`` of a trace, which comes after those taken before."""
         options = self._options
-        penalty = float(self.steps + 1) ** options.length_penalty
-        for log_prob, parent in zip(ended_score, ended_parent, strict=True):
-            if log_prob > _ALIVE:
-                self.ended.append((log_prob / penalty, log_prob, self.steps, parent))
-                self._best.append(log_prob / penalty)
-        self.steps += 1
+        self.steps = step + 1
+        scores = trace.ended_score[step, image].tolist()
+        if max(scores) > _ALIVE:
+            penalty = float(self.steps) ** options.length_penalty
+            for log_prob, parent in zip(scores, trace.ended_parent[step, image].tolist(), strict=True):
+                if log_prob > _ALIVE:
+                    self.ended.append((log_prob / penalty, log_prob, step, parent))
+                    self._best.append(log_prob / penalty)
+            self._best.sort(reverse=True)
+            del self._best[options.nbest :]
+        best_live = trace.score.item(step, image, 0)  # the best comes first
         if best_live <= _ALIVE or self.steps >= options.max_words:
             self.done = True
         elif options.stop == "first_k":
             self.done = len(self.ended) >= options.beams
         elif len(self._best) >= options.nbest:
-            self._best.sort(reverse=True)
-            del self._best[options.nbest :]
             self.done = self._best[-1] >= best_live / self._final_penalty
 
 
@@ -228,33 +232,17 @@ class Progress:
 
     def __init__(self, images: int, options: SearchOptions) -> None:
         self.states = [StopState(options) for _ in range(images)]
-        self._steps = 0
-        self._max_words = options.max_words
-        self._fresh = True
-        """Whether no hypothesis has ended yet."""
 
     def finished(self, trace: Trace) -> bool:
         """Feeds the steps recorded since the last call; True when no image needs another."""
-        steps = trace.steps
-        if self._fresh and steps < self._max_words and not (trace.ended_score[self._steps :] > _ALIVE).any():
-            return False  # Nothing can be final before something ends: most looks need no more than this one.
-        return self.feed(trace)
-
-    def feed(self, trace: Trace) -> bool:
-        """As ``finished``, but without putting it off: every recorded step is fed."""
-        steps = trace.steps
-        self._fresh = False
-        if self._steps < steps:
-            # Three conversions in all, because a search asks after every step.
-            new = slice(self._steps, steps)
-            scores, parents = trace.ended_score[new].tolist(), trace.ended_parent[new].tolist()
-            live = trace.score[new, :, 0].tolist()  # the best comes first
-            for step in range(steps - self._steps):
-                for image, state in enumerate(self.states):
-                    if not state.done:
-                        state.feed(scores[step][image], parents[step][image], live[step][image])
-            self._steps = steps
-        return all(state.done for state in self.states)
+        done = True
+        for image, state in enumerate(self.states):
+            for step in range(state.steps, trace.steps):
+                if state.done:
+                    break
+                state.feed(trace, step, image)
+            done = done and state.done
+        return done
 
 
 def hypotheses(trace: Trace, options: SearchOptions, progress: Progress | None = None) -> list[list[Hypothesis]]:
@@ -269,7 +257,7 @@ def hypotheses(trace: Trace, options: SearchOptions, progress: Progress | None =
     """
     if progress is None:
         progress = Progress(trace.token.shape[1], options)
-    progress.feed(trace)
+    progress.finished(trace)
     return [_rank(trace, image, state, options) for image, state in enumerate(progress.states)]
 
 
