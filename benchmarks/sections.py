@@ -163,6 +163,10 @@ def beams(path: Path | None, precision: str, image: Pixels, rounds: int, steps: 
     return Section((ratio(name, each, "beam 5", "beam 1", "at most", 1.5),), details)
 
 
+def _caption_and_note(captioner: Captioner, image: Pixels, changes: Any, encode_ms: list[float]) -> None:
+    encode_ms.append(captioner.caption(image, "rgb", **changes).timings.encode_ms)
+
+
 def versus_tutorial(
     checkpoint: Path,
     bundle_path: Path | None,
@@ -202,6 +206,7 @@ def versus_tutorial(
         raise DataError(f"{checkpoint}: has another vocabulary than the bundle; expected what it was exported from")
     peer, never = weights.rounded().tutorial(), banned(bundle)
     parts, compared, different, steps = [], 0, [], []
+    encode_ms: dict[str, list[float]] = {precision: [] for precision in captioners}
     for name, image in {**images, **(more or {})}.items():
         pixels = reduce(image, bundle.manifest.pixels)
         theirs = peer.caption_as(pixels, options, never)
@@ -222,7 +227,7 @@ def versus_tutorial(
         steps.append(theirs.steps)
         variants: dict[str, Callable[[], object]] = {"tutorial": partial(peer.caption_as, pixels, options, never)}
         for precision, captioner in captioners.items():
-            variants[precision] = partial(captioner.caption, image, "rgb", **changes)
+            variants[precision] = partial(_caption_and_note, captioner, image, changes, encode_ms[precision])
         # PyTorch's threads spin for a while after their work.
         parts.append(interleave(variants, rounds, pause_s=0.01))
     seconds = merge(parts)
@@ -239,6 +244,14 @@ def versus_tutorial(
         "words": len(bundle.vocabulary),
         "search": changes,
         "peer_steps": steps,
+        # The whole peer beside our encoder alone: no decoder, however fast, makes a caption faster than that.
+        "encoder_alone": {
+            precision: {
+                "encode_ms": round(statistics.median(values), 4),
+                "peer_over_encode": round(statistics.median(seconds["tutorial"]) * 1e3 / statistics.median(values), 2),
+            }
+            for precision, values in encode_ms.items()
+        },
         "float32_tokens": {"compared": compared, "identical": compared - len(different), "different": different},
     }
     return Section(ratios, details)

@@ -37,7 +37,7 @@ class SoftAttentionDecoder(nn.Module):
     the context: few large products are what small machines run well.
 
     The attention's energies w . relu(k + q) are w . max(k, -q) + w . q, and a softmax ignores what all cells share. So
-    ``from_state`` makes the query with its sign turned, and ``energy`` has no bias: one pass over [B, K, P, A], not two.
+    ``from_state`` makes the query with its sign turned, and ``energy`` has no bias: one pass over [B, K, P, A], not 2.
     """
 
     def __init__(self, words: int, grid_width: int, config: ModelConfig) -> None:

@@ -14,12 +14,14 @@ import torch
 pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed")
 
 from camscribe.runtime import cli
+from camscribe.runtime.bundle import DEFAULT_BUNDLE
+from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import DataError
 from camscribe.train.captioning import read_results
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.config import from_dict
 from camscribe.train.metrics import METRICS
-from camscribe.train.model import Captioner
+from camscribe.train.model import Captioner as Model
 from camscribe.train.readers import read_dataset
 from camscribe.train.text import build_vocabulary, words
 
@@ -60,7 +62,7 @@ def checkpoint(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = (words(caption) for image in read_dataset("flickr8k", shapes, split="train") for caption in image.captions)
     vocabulary = build_vocabulary(texts, 1)
     torch.manual_seed(3)
-    model = Captioner(len(vocabulary), config.model, "none")
+    model = Model(len(vocabulary), config.model, "none")
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     meta = {"config": config.to_dict(), "vocabulary": list(vocabulary.tokens), "progress": {}, "history": []}
     Checkpoint(tensors, meta).save(path)
@@ -232,3 +234,17 @@ def test_captions_of_other_images_are_refused(shapes: Path, tmp_path: Path, caps
     assert "1 captioned images are not in split dev, the first is elsewhere.png" in capsys.readouterr().err
     assert evaluate("--results", path) == 2
     assert "--data is missing" in capsys.readouterr().err
+
+
+def test_a_bundle_is_captioned_by_the_runtime_and_scored(shapes: Path, tmp_path: Path) -> None:
+    lines, out = tmp_path / "captions.jsonl", tmp_path / "report.json"
+    arguments = ["--data", shapes, "--precision", "float32", "--backend", "cpu", "--threads", "1", "--beams", "2"]
+    assert evaluate(DEFAULT_BUNDLE, *arguments, "--captions-out", lines, "--out", out) == 0
+    report = read(out)
+    assert report["model"]["kind"] == "bundle"
+    assert (report["model"]["backend"], report["model"]["precision"]) == ("cpu", "float32")
+    assert report["search"]["beams"] == 2
+    with Captioner.load(DEFAULT_BUNDLE, "cpu", "float32", threads=1) as captioner:
+        images = read_dataset("flickr8k", shapes, split="dev")
+        expected = {image.image_id: captioner.caption(image.path, beams=2).text for image in images}
+    assert read_results(lines) == expected

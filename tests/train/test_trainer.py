@@ -137,3 +137,18 @@ def test_two_processes_train_the_same_weights(shapes: Path, tmp_path: Path) -> N
     assert {name for name in last.tensors if name.startswith("rng.")} == {"rng.0", "rng.1"}
     assert len([entry for entry in last.meta["history"] if "tune_cider" in entry]) == 3
     assert done.stdout.count("best checkpoint") == 1
+
+
+def test_a_run_starts_from_a_checkpoint_with_its_vocabulary(shapes: Path, tmp_path: Path) -> None:
+    first = _config(shapes, [{**STAGES[0], "epochs": 1}])
+    best = _trainer(first, tmp_path / "first").run()
+    # Of the same images but with rarer words left out, were the vocabulary not the checkpoint's.
+    second = _config(shapes, [{**STAGES[3], "learning_rate": 0.0, "average_decay": 0.0}], start=str(best))
+    second = replace(second, data=replace(second.data, min_count=1000))
+    again = Checkpoint.load(_trainer(second, tmp_path / "second").run())
+    assert again.vocabulary.tokens == Checkpoint.load(best).vocabulary.tokens
+    for name, value in Checkpoint.load(best).of("model.").items():
+        torch.testing.assert_close(again.of("model.")[name], value)
+    other = replace(second, model=replace(second.model, state_width=32))
+    with pytest.raises(DataError, match=r"another model: \[model\] differs in state_width"):
+        _trainer(other, tmp_path / "third")
