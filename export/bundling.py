@@ -24,7 +24,6 @@ from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import SCHEMA, GraphPair, Manifest, Parity, SpecialTokens
 from camscribe.runtime.pixels import Pixels, PixelSpec
 from camscribe.runtime.search import SearchOptions
-from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.checkpoint import Checkpoint
 
 CPU_PRECISIONS = ("float32", "int8")

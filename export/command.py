@@ -32,7 +32,9 @@ def main(argv: Sequence[str]) -> int:
         make_folder(options.ranges.parent, "--ranges")
     if options.update is not None:
         if options.checkpoint is not None or options.out is not None:
-            raise OptionError("--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add")
+            raise OptionError(
+                "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add"
+            )
         if options.ranges is not None and options.add is None:
             raise OptionError("--ranges shows the numbers of half-precision graphs; give it --add fp16 too")
         added = update_bundle(options.update, quality, options.cpu_precision, options.add, options.calibration)

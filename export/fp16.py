@@ -17,14 +17,14 @@ from camscribe.export.parity import Words, captions, graph_distances, same, teac
 from camscribe.export.ranges import Ranges
 from camscribe.export.weights import StoredWeights, store_half
 from camscribe.runtime.bundle import Draft
-from camscribe.runtime.manifest import Graph, GraphPair, Manifest
+from camscribe.runtime.manifest import GraphPair, Manifest
 from camscribe.runtime.onnxruntime_executor import open_session
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.vocab import Vocabulary
 
 _BATCH = 4
 """Images whose tensors are watched at a time: all of them lie in memory at once."""
-_GRAPHS: tuple[Graph, Graph] = ("encoder", "decoder")
+_GRAPHS = ("encoder", "decoder")
 
 
 class Added(NamedTuple):
@@ -79,9 +79,7 @@ def add_fp16(draft: Draft, manifest: Manifest, vocabulary: Vocabulary, images: P
         **{graph: each.summary() for graph, each in zip(_GRAPHS, ranges, strict=True)},
     }
     tokens = tuple(hypothesis.tokens for hypothesis in found[: len(parity.images)])
-    parity = replace(
-        parity, tokens={**parity.tokens, "fp16": tokens}, figures={**parity.figures, "fp16": figures}
-    )
+    parity = replace(parity, tokens={**parity.tokens, "fp16": tokens}, figures={**parity.figures, "fp16": figures})
     table = {graph: each.table() for graph, each in zip(_GRAPHS, ranges, strict=True)}
     return Added(replace(manifest, parity=parity), figures, table)
 

@@ -151,7 +151,7 @@ def cast_pixels_first(graph: onnx.GraphProto) -> None:
                 moved.add(node.output[0])
             elif node.op_type == "Cast":
                 casts.append(node)
-            else:
+            elif node.op_type != "Shape":
                 raise EngineError(f"graph {graph.name}: {node.op_type} reads the 8-bit {name}; expected a Cast")
         if moved == {name} or not casts:
             continue

@@ -91,13 +91,13 @@ def tensor_distances(
         if position == 0:
             for name, value in own.items():
                 mine = feeds[name][:, 0] if name.startswith("state.") else feeds[name]
-                worst[name] = _distance(mine, value.numpy())
+                worst[name] = distance(mine, value.numpy())
         with torch.no_grad():
             log_prob, beams, attention = model.decoder.step(torch.from_numpy(feeds["token"]), beams, memory)
         wanted = {"log_prob": log_prob, "attention": attention}
         wanted |= {f"next_state.{name}": value for name, value in beams.items()}
         for name, value in wanted.items():
-            worst[name] = max(worst.get(name, 0.0), _distance(results[name], value.numpy()))
+            worst[name] = max(worst.get(name, 0.0), distance(results[name], value.numpy()))
     return worst
 
 
@@ -121,11 +121,12 @@ def graph_distances(
                 made |= {name: value for name, value in own[0].items() if name.startswith(("memory.", "state."))}
                 expected |= {name: wanted[0][name] for name in made if name in wanted[0]}
             for name, value in expected.items():
-                worst[name] = max(worst.get(name, 0.0), _distance(made[name], value))
+                worst[name] = max(worst.get(name, 0.0), distance(made[name], value))
     return worst
 
 
-def _distance(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+def distance(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    """The largest absolute difference; what ``theirs`` rules out (-1e9) counts nothing."""
     if mine.shape != theirs.shape:
         return float("inf")
     mine, theirs = mine.astype(np.float32), theirs.astype(np.float32)

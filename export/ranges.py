@@ -1,4 +1,8 @@
-"""How large the numbers of a graph get on real images: half precision ends at 65504."""
+"""How large the numbers of a half-precision graph get on real images, and how far they are from float32's.
+
+Half precision ends at 65504. Watching makes ONNX Runtime write every tensor in its own type: each is rounded to half,
+unlike in a plain run on a CPU, which keeps float32 between many nodes.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,16 @@ from typing import Any
 import onnx
 
 from camscribe.export.calibration import Feeds, open_watching
-from camscribe.export.half import element_types
 from camscribe.export.half_plan import FLOAT, HALF, HALF_MAX
+from camscribe.export.parity import distance
+from camscribe.export.plain import element_types
 from camscribe.runtime.errors import EngineError
 
 _NAMES = {HALF: "float16", FLOAT: "float32"}
 
 
 class Ranges:
-    """The largest absolute value of every float tensor of a half-precision graph.
+    """Every float tensor of a half-precision graph: its largest absolute value, and its distance from float32's.
 
     The numbers of the float32 graph count too: where half overflows, they say by how much.
 
@@ -33,25 +38,24 @@ class Ranges:
         self.kinds = {name: _NAMES[kind] for name, kind in kinds.items()}
         """``float16`` or ``float32`` of each tensor."""
         self.largest = dict.fromkeys(kinds, 0.0)
-        """Of each tensor; infinity where one was not finite."""
-        inputs = {value.name for value in half.graph.input}
-        self._watched = [
-            (open_watching(model, names), names)
-            for model, names in (
-                (half, sorted(set(kinds) - inputs)),
-                (reference, sorted(set(kinds) & _made(reference))),
-            )
-        ]
+        """Absolute value of each tensor; infinity where one was not finite."""
+        self.distance: dict[str, float] = {}
+        """Largest absolute difference of each tensor that the float32 graph has too."""
+        self._names = sorted(set(kinds) & _made(half))
+        self._common = sorted(set(kinds) & _made(half) & _made(reference))
+        self._half, self._reference = open_watching(half, self._names), open_watching(reference, self._common)
 
     def watch(self, half: Iterable[Feeds], reference: Iterable[Feeds]) -> None:
         """Runs both graphs on their inputs."""
-        for (session, names), feeds in zip(self._watched, (half, reference), strict=True):
-            for feed in feeds:
-                for name, value in zip(names, session.run(names, dict(feed)), strict=True):
-                    self._widen(name, value)
-                for name, value in feed.items():
+        for own, other in zip(half, reference, strict=True):
+            made = dict(zip(self._names, self._half.run(self._names, dict(own)), strict=True))
+            expected = dict(zip(self._common, self._reference.run(self._common, dict(other)), strict=True))
+            for values in (own, made, expected):
+                for name, value in values.items():
                     if name in self.kinds:
                         self._widen(name, value)
+            for name, value in expected.items():
+                self.distance[name] = max(self.distance.get(name, 0.0), distance(made[name], value))
 
     def summary(self) -> dict[str, Any]:
         """What the manifest keeps: the largest number held in half, where, and how many tensors have which type."""
@@ -59,7 +63,7 @@ class Ranges:
         name = max(half, key=lambda key: half[key])
         return {
             "largest": half[name],
-            "tensor": name,
+            "largest_in": name,
             "float16_tensors": len(half),
             "float32_tensors": len(self.largest) - len(half),
         }
@@ -67,7 +71,10 @@ class Ranges:
     def table(self) -> dict[str, Any]:
         """By tensor, the largest first."""
         order = sorted(self.largest, key=lambda name: -self.largest[name])
-        return {name: {"dtype": self.kinds[name], "largest": self.largest[name]} for name in order}
+        return {
+            name: {"dtype": self.kinds[name], "largest": self.largest[name], "distance": self.distance.get(name)}
+            for name in order
+        }
 
     def refuse(self) -> None:
         """Refuses a graph whose numbers half cannot hold.

@@ -97,7 +97,7 @@ def _describe(bundle: Bundle, checks: list[dict[str, Any]]) -> Iterator[str]:
         if entry:
             yield f"\n{title}"
             yield from _tree(entry, 2)
-    for title, entry in (("quality", manifest.quality), ("parity with PyTorch", manifest.parity.figures)):
+    for title, entry in (("quality", manifest.quality), ("parity (fp16 with float32, the others with PyTorch)", manifest.parity.figures)):
         if entry:
             yield f"\n{title}"
             yield from _table(entry)
