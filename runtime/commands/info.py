@@ -97,7 +97,10 @@ def _describe(bundle: Bundle, checks: list[dict[str, Any]]) -> Iterator[str]:
         if entry:
             yield f"\n{title}"
             yield from _tree(entry, 2)
-    for title, entry in (("quality", manifest.quality), ("parity (fp16 with float32, the others with PyTorch)", manifest.parity.figures)):
+    for title, entry in (
+        ("quality", manifest.quality),
+        ("parity (fp16 with float32, the others with PyTorch)", manifest.parity.figures),
+    ):
         if entry:
             yield f"\n{title}"
             yield from _table(entry)
@@ -137,10 +140,10 @@ def _table(entry: Mapping[str, Any]) -> Iterator[str]:
     first = max((len(name) for _, rows in tables for name in rows), default=0)
     for columns, rows in tables:
         cells = {name: [_cell(row.get(key)) for key in columns] for name, row in rows.items()}
-        widths = [max(len(key), *(len(row[index]) for row in cells.values())) for index, key in enumerate(columns)]
+        widths = [max(len(key), *(len(texts[index]) for texts in cells.values())) for index, key in enumerate(columns)]
         yield f"  {'':{first}}  " + "  ".join(f"{key:>{width}}" for key, width in zip(columns, widths, strict=True))
-        for name, row in cells.items():
-            line = "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True))
+        for name, texts in cells.items():
+            line = "  ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
             yield f"  {name:{first}}  {line}".rstrip()
 
 
