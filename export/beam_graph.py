@@ -94,7 +94,12 @@ def _nodes(text: str) -> list[onnx.NodeProto]:
     return list(graph.node)
 
 
-_ONNX_TYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "uint8": TensorProto.UINT8}
+_ONNX_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "int32": TensorProto.INT32,
+    "uint8": TensorProto.UINT8,
+}
 
 
 def value_info(name: str, dtype: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:

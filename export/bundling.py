@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,18 +13,17 @@ import onnxruntime
 import torch
 
 from camscribe import __version__
+from camscribe.export.fp16 import add_fp16
 from camscribe.export.graphs import attention_grid, example, graph_pair, rounded
 from camscribe.export.int8 import integer_decoder, integer_encoder
 from camscribe.export.onnx_export import export_graphs
-from camscribe.export.parity import Words, caption_with_graphs, caption_with_torch, tensor_distances
+from camscribe.export.parity import Words, caption_with_torch, captions, same, tensor_distances
 from camscribe.export.weights import WEIGHTS, Inline, WeightFile, share_weights
-from camscribe.runtime.bundle import Bundle, Draft, encode_png, write_bundle
+from camscribe.runtime.bundle import Draft, encode_png, write_bundle
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import SCHEMA, GraphPair, Manifest, Parity, SpecialTokens
-from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
 from camscribe.runtime.pixels import Pixels, PixelSpec
-from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
-from camscribe.runtime.vocab import Vocabulary
+from camscribe.runtime.search import SearchOptions
 from camscribe.train.checkpoint import Checkpoint
 
 CPU_PRECISIONS = ("float32", "int8")
@@ -34,6 +33,15 @@ CLOSE = 1e-3
 """Captions may differ where their scores are closer than this: two orders of summation may then choose differently."""
 
 Figures = dict[str, dict[str, Any]]
+
+
+class Exported(NamedTuple):
+    """What an export came to."""
+
+    figures: Figures
+    """Parity by precision."""
+    ranges: dict[str, Any]
+    """Of the half-precision graphs: by graph and tensor its type and largest absolute value."""
 
 
 def export_bundle(
@@ -47,8 +55,10 @@ def export_bundle(
     calibration: Pixels | None,
     quality: dict[str, Any],
     cpu_precision: str,
+    fp16: bool = True,
+    int8: bool = True,
     int8_encoder: bool = False,
-) -> Figures:
+) -> Exported:
     """Writes a bundle, whole or not at all.
 
     Args:
@@ -58,16 +68,17 @@ def export_bundle(
         search: its defaults.
         spec: how its pixels arrive.
         parity_images: uint8 [N, H, W, 3], which lie in the bundle.
-        calibration: uint8 [N, H, W, 3] for the int8 graphs; None writes none.
+        calibration: uint8 [N, H, W, 3], on which the int8 graphs are calibrated and all graphs are compared; None
+            where there are none, and so no int8 graphs.
         quality: measured scores by precision.
         cpu_precision: what CPUs take.
+        fp16: write half-precision graphs.
+        int8: write int8 graphs.
         int8_encoder: quantise the encoder too.
 
-    Returns:
-        Parity figures by precision.
-
     Raises:
-        EngineError: the float32 graphs do not do what PyTorch does; nothing is written.
+        EngineError: the float32 graphs do not do what PyTorch does, or half precision cannot hold their numbers;
+            nothing is written.
         BundleError: the bundle cannot be written.
     """
     vocabulary = checkpoint.vocabulary
@@ -75,7 +86,6 @@ def export_bundle(
     run = example(model)
     pair = graph_pair(model, run)
     encoder, decoder = export_graphs(model, run, pair, vocabulary.end_id)
-    bias = vocabulary.bias(search.ban)
     manifest = Manifest(
         schema=SCHEMA,
         kind="captioner",
@@ -102,9 +112,9 @@ def export_bundle(
         weights.write(draft.folder)
         manifest = replace(manifest, precisions={"float32": _named(pair, (files[0], files[1]), (WEIGHTS,))})
         tested = parity_images if calibration is None else np.concatenate([parity_images, calibration])
-        found = _captions(draft, manifest, vocabulary, "float32", tested, bias)
+        found = captions(draft.folder, manifest, vocabulary, "float32", tested)
         expected = caption_with_torch(model, vocabulary, tested, search)
-        figures = {"float32": _same(found, expected)}
+        figures = {"float32": same(found, expected)}
         words = [hypothesis.tokens for hypothesis in found]
         paths = (draft.folder / files[0], draft.folder / files[1])
         figures["float32"] |= tensor_distances(
@@ -112,7 +122,7 @@ def export_bundle(
         )
         _refuse(figures["float32"])
         tokens: dict[str, tuple[Words, ...]] = {"float32": tuple(words[: len(parity_images)])}
-        if calibration is not None:
+        if int8 and calibration is not None:
             small = integer_decoder(decoder, paths, calibration, words[len(parity_images) :], vocabulary.start_id)
             half = _write(draft, "decoder", "int8", small, Inline())
             # The float32 encoder serves both unless asked otherwise: 7-bit weights cost a MobileNetV2 about 0.01 CIDEr
@@ -122,16 +132,19 @@ def export_bundle(
                 name = _write(draft, "encoder", "int8", integer_encoder(encoder, calibration), Inline())
                 integer = replace(integer, encoder=replace(pair.encoder, file=name))
             manifest = replace(manifest, precisions={**manifest.precisions, "int8": integer})
-            own = _captions(draft, manifest, vocabulary, "int8", tested, bias)
+            own = captions(draft.folder, manifest, vocabulary, "int8", tested)
             paths = (draft.folder / integer.encoder.file, draft.folder / integer.decoder.file)
-            figures["int8"] = _same(own, expected)
+            figures["int8"] = same(own, expected)
             figures["int8"] |= tensor_distances(
                 paths, model, parity_images, words[: len(parity_images)], vocabulary.start_id
             )
             tokens["int8"] = tuple(hypothesis.tokens for hypothesis in own[: len(parity_images)])
         manifest = replace(manifest, parity=replace(manifest.parity, tokens=tokens, figures=figures))
+        ranges: dict[str, Any] = {}
+        if fp16:
+            manifest, figures["fp16"], ranges = add_fp16(draft, manifest, vocabulary, tested)
         draft.finish(manifest, vocabulary)
-    return figures
+    return Exported(figures, ranges)
 
 
 def _write(draft: Draft, graph: str, precision: str, model: onnx.ModelProto, store: WeightFile | Inline) -> str:
@@ -149,27 +162,6 @@ def _named(pair: GraphPair, files: tuple[str, str], external: tuple[str, ...]) -
         replace(pair.encoder, file=files[0], external=external),
         replace(pair.decoder, file=files[1], external=external),
     )
-
-
-def _captions(
-    draft: Draft, manifest: Manifest, vocabulary: Vocabulary, precision: str, images: Pixels, bias: Floats
-) -> list[Hypothesis]:
-    executor = OnnxRuntimeExecutor(Bundle(draft.folder, manifest, vocabulary), precision, "cpu")
-    try:
-        return caption_with_graphs(executor, images, manifest.search, bias)
-    finally:
-        executor.close()
-
-
-def _same(found: list[Hypothesis], expected: list[Hypothesis]) -> dict[str, Any]:
-    pairs = list(zip(found, expected, strict=True))
-    return {
-        "images": len(pairs),
-        "same_captions": sum(mine.tokens == theirs.tokens for mine, theirs in pairs),
-        "score": max(
-            (abs(mine.score - theirs.score) for mine, theirs in pairs if mine.tokens != theirs.tokens), default=0.0
-        ),
-    }
 
 
 def _refuse(figures: dict[str, Any]) -> None:

@@ -10,11 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from camscribe.export.bundling import CPU_PRECISIONS, export_bundle
-from camscribe.export.photographs import calibration_images, parity_images
+from camscribe.export.fp16 import Added, add_fp16
+from camscribe.export.photographs import calibration_images, folder_images, parity_images
 from camscribe.runtime.bundle import MANIFEST, VOCABULARY, Bundle, write_bundle
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.pixels import PixelSpec
 from camscribe.runtime.search import SearchOptions
 from camscribe.train.checkpoint import Checkpoint
@@ -24,12 +28,25 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(argv)
     quality = _quality(options.quality)
+    if options.ranges is not None:
+        make_folder(options.ranges.parent, "--ranges")
     if options.update is not None:
         if options.checkpoint is not None or options.out is not None:
-            raise OptionError("--update takes neither a checkpoint nor --out; give it --quality, and --cpu-precision")
-        update_bundle(options.update, quality, options.cpu_precision)
+            raise OptionError(
+                "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add"
+            )
+        if options.ranges is not None and options.add is None:
+            raise OptionError("--ranges shows the numbers of half-precision graphs; give it --add fp16 too")
+        added = update_bundle(options.update, quality, options.cpu_precision, options.add, options.calibration)
+        if added is not None:
+            print(f"fp16: {_line(added.figures)}")
+            _write_ranges(options.ranges, added.ranges)
         print(f"updated {options.update}")
         return 0
+    if options.add is not None:
+        raise OptionError("--add adds to a bundle; name it with --update BUNDLE")
+    if options.no_fp16 and options.ranges is not None:
+        raise OptionError("--ranges shows the numbers of half-precision graphs; leave out --no-fp16, or it")
     if options.no_int8 and (options.int8_encoder or options.cpu_precision == "int8"):
         raise OptionError("--no-int8 writes no int8 graphs; leave out --int8-encoder and --cpu-precision int8, or it")
     if options.checkpoint is None or options.out is None:
@@ -46,33 +63,56 @@ def main(argv: Sequence[str]) -> int:
     ).override(
         beams=options.beams, length_penalty=options.length_penalty, max_words=options.max_words, stop=options.stop
     )
-    figures = export_bundle(
+    needs_images = not options.no_int8 or options.calibration is not None
+    exported = export_bundle(
         checkpoint,
         options.out,
         name=options.name or options.out.name,
         search=search,
         spec=spec,
         parity_images=parity_images(options.parity_images, spec),
-        calibration=None if options.no_int8 else calibration_images(options.calibration, config.data, spec),
+        calibration=calibration_images(options.calibration, config.data, spec) if needs_images else None,
         quality=quality,
         cpu_precision=options.cpu_precision or "float32",
+        fp16=not options.no_fp16,
+        int8=not options.no_int8,
         int8_encoder=options.int8_encoder,
     )
-    for precision, values in figures.items():
+    _write_ranges(options.ranges, exported.ranges)
+    for precision, values in exported.figures.items():
         print(f"{precision}: {_line(values)}")
     print(f"wrote {options.out}, {sum(path.stat().st_size for path in options.out.iterdir()) / 1e6:.1f} MB")
     return 0
 
 
-def update_bundle(folder: Path, quality: dict[str, dict[str, Any]], cpu_precision: str | None) -> None:
-    """Adds measured quality to a bundle, and names the precision that CPUs take; all else stays as it is.
+def update_bundle(
+    folder: Path,
+    quality: dict[str, dict[str, Any]],
+    cpu_precision: str | None = None,
+    add: str | None = None,
+    calibration: Path | None = None,
+) -> Added | None:
+    """Adds measured quality or a precision to a bundle, or names the precision that CPUs take; all else stays.
+
+    Args:
+        folder: the bundle's.
+        quality: by precision and split.
+        cpu_precision: what CPUs take from now on.
+        add: ``fp16`` makes half-precision graphs of the float32 ones.
+        calibration: photographs that these are checked on, besides the bundle's own.
+
+    Returns:
+        What adding the precision came to.
 
     Raises:
         BundleError: the bundle cannot be used, or not be written.
+        EngineError: half precision cannot hold the numbers of its graphs.
         OptionError: it has no such precision.
     """
     bundle = Bundle.load(folder)
     for precision in (*quality, *([cpu_precision] if cpu_precision else [])):
+        if precision == add:
+            continue
         bundle.manifest.precision_for("cpu", precision)
     manifest = replace(
         bundle.manifest,
@@ -86,7 +126,15 @@ def update_bundle(folder: Path, quality: dict[str, dict[str, Any]], cpu_precisio
         for name in manifest.files:
             if name not in (MANIFEST, VOCABULARY):
                 shutil.copyfile(folder / name, draft.folder / name)
+        added = None
+        if add is not None:
+            images = np.stack(bundle.parity_images())
+            if calibration is not None:
+                images = np.concatenate([images, folder_images(calibration, manifest.pixels)])
+            added = add_fp16(draft, manifest, bundle.vocabulary, images)
+            manifest = added.manifest
         draft.finish(manifest, bundle.vocabulary)
+    return added
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,8 +148,10 @@ def _parser() -> argparse.ArgumentParser:
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="photographs that show int8 graphs the range of their numbers (default: the training data)",
+        help="photographs that show int8 graphs the range of their numbers, and that graphs are compared on "
+        "(default: the training data)",
     )
+    parser.add_argument("--no-fp16", action="store_true", help="write no half-precision graphs")
     parser.add_argument("--no-int8", action="store_true", help="write no int8 graphs")
     parser.add_argument(
         "--int8-encoder", action="store_true", help="quantise the encoder too: faster, and worth measuring the loss"
@@ -120,7 +170,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PRECISION=REPORT",
         help="a report of camscribe evaluate to record; more than one for more precisions",
     )
-    parser.add_argument("--update", type=Path, metavar="BUNDLE", help="add --quality or --cpu-precision to this bundle")
+    parser.add_argument(
+        "--update", type=Path, metavar="BUNDLE", help="add --quality, --cpu-precision or --add to this bundle"
+    )
+    parser.add_argument(
+        "--add",
+        choices=("fp16",),
+        help="with --update: make half-precision graphs of the bundle's float32 ones, checked on the bundle's own "
+        "images and those of --calibration",
+    )
+    parser.add_argument(
+        "--ranges", type=Path, metavar="FILE", help="write the largest absolute value of every fp16 tensor as JSON"
+    )
     search = parser.add_argument_group("search defaults of the bundle", "Those of the training's validation if absent.")
     search.add_argument("--beams", type=int, metavar="K")
     search.add_argument("--length-penalty", type=float, metavar="A")
@@ -155,7 +216,16 @@ def _quality(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     return quality
 
 
+def _write_ranges(path: Path | None, ranges: dict[str, Any]) -> None:
+    if path is not None:
+        write_atomically(path, (json.dumps(ranges, indent=1) + "\n").encode())
+
+
 def _line(values: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:.2e}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            parts.append(f"{name} ({_line(value)})")
+        else:
+            parts.append(f"{name} {value:.2e}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(parts)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch.export import Dim
 
 from camscribe.export.beam_graph import constants, gather_nodes, select_nodes, value_info
@@ -122,12 +122,47 @@ def _assemble(
         initializer=[_plain(weight) for weight in weights],
     )
     _to_opset_17(graph)
+    cast_pixels_first(graph)
     _drop_unused(graph)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="camscribe"
-    )
+    model = new_model(graph)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def new_model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A model of opset 17."""
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="camscribe"
+    )
+
+
+def cast_pixels_first(graph: onnx.GraphProto) -> None:
+    """Casts 8-bit inputs before anything moves them: TensorRT takes such numbers as a network's input only.
+
+    Raises:
+        EngineError: something else is done with them.
+    """
+    for name in [item.name for item in graph.input if item.type.tensor_type.elem_type == TensorProto.UINT8]:
+        moved, casts = {name}, []
+        for node in graph.node:
+            if not node.input or node.input[0] not in moved:
+                continue
+            if node.op_type in ("Reshape", "Squeeze", "Transpose", "Unsqueeze"):
+                moved.add(node.output[0])
+            elif node.op_type == "Cast":
+                casts.append(node)
+            elif node.op_type != "Shape":
+                raise EngineError(f"graph {graph.name}: {node.op_type} reads the 8-bit {name}; expected a Cast")
+        if moved == {name} or not casts:
+            continue
+        same = {node.output[0]: node.input[0] for node in casts} | {name: f"{name}.float"}
+        kept = [node for node in graph.node if node.output[0] not in same]
+        for node in kept:
+            node.input[:] = [same.get(item, item) for item in node.input]
+            node.input[:] = [same.get(item, item) for item in node.input]
+        first = helper.make_node("Cast", [name], [same[name]], name=f"{name}.cast", to=TensorProto.FLOAT)
+        del graph.node[:]
+        graph.node.extend([first, *kept])
 
 
 def _plain(weight: onnx.TensorProto) -> onnx.TensorProto:

@@ -1,4 +1,4 @@
-"""How far graphs are from the PyTorch model: in tensors, and in the captions that come of them."""
+"""How far graphs are from the PyTorch model, or from other graphs: in tensors, and in the captions of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.executor import search
+from camscribe.runtime.manifest import Manifest
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
@@ -89,21 +91,70 @@ def tensor_distances(
         if position == 0:
             for name, value in own.items():
                 mine = feeds[name][:, 0] if name.startswith("state.") else feeds[name]
-                worst[name] = _distance(mine, value.numpy())
+                worst[name] = distance(mine, value.numpy())
         with torch.no_grad():
             log_prob, beams, attention = model.decoder.step(torch.from_numpy(feeds["token"]), beams, memory)
         wanted = {"log_prob": log_prob, "attention": attention}
         wanted |= {f"next_state.{name}": value for name, value in beams.items()}
         for name, value in wanted.items():
-            worst[name] = max(worst.get(name, 0.0), _distance(results[name], value.numpy()))
+            worst[name] = max(worst.get(name, 0.0), distance(results[name], value.numpy()))
     return worst
 
 
-def _distance(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+def graph_distances(
+    files: tuple[Path, Path],
+    reference: tuple[Path, Path],
+    images: Pixels,
+    captions: Sequence[Words],
+    start_id: int,
+    batch: int = 8,
+) -> dict[str, float]:
+    """``tensor_distances`` from another pair of graphs instead of PyTorch; each pair goes on from its own states."""
+    mine, theirs = ([open_session(file, "cpu") for file in pair] for pair in (files, reference))
+    worst: dict[str, float] = {}
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        runs = (teacher_forced(pair[0], pair[1], images[rows], captions[rows], start_id) for pair in (mine, theirs))
+        for position, (own, wanted) in enumerate(zip(*runs, strict=True)):
+            made, expected = dict(own[1]), dict(wanted[1])
+            if position == 0:
+                made |= {name: value for name, value in own[0].items() if name.startswith(("memory.", "state."))}
+                expected |= {name: wanted[0][name] for name in made if name in wanted[0]}
+            for name, value in expected.items():
+                worst[name] = max(worst.get(name, 0.0), distance(made[name], value))
+    return worst
+
+
+def distance(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    """The largest absolute difference; what ``theirs`` rules out (-1e9) counts nothing."""
     if mine.shape != theirs.shape:
         return float("inf")
+    mine, theirs = mine.astype(np.float32), theirs.astype(np.float32)
     real = theirs > -1e8
     return float(np.abs(mine[real] - theirs[real]).max(initial=0.0))
+
+
+def captions(
+    folder: Path, manifest: Manifest, vocabulary: Vocabulary, precision: str, images: Pixels
+) -> list[Hypothesis]:
+    """The best hypothesis of each image under a bundle's own defaults. The manifest need not be complete yet."""
+    executor = OnnxRuntimeExecutor(Bundle(folder, manifest, vocabulary), precision, "cpu")
+    try:
+        return caption_with_graphs(executor, images, manifest.search, vocabulary.bias(manifest.search.ban))
+    finally:
+        executor.close()
+
+
+def same(found: Sequence[Hypothesis], expected: Sequence[Hypothesis]) -> dict[str, Any]:
+    """How many captions are the same, and the largest difference of score among the others."""
+    pairs = list(zip(found, expected, strict=True))
+    return {
+        "images": len(pairs),
+        "same_captions": sum(mine.tokens == theirs.tokens for mine, theirs in pairs),
+        "score": max(
+            (abs(mine.score - theirs.score) for mine, theirs in pairs if mine.tokens != theirs.tokens), default=0.0
+        ),
+    }
 
 
 def caption_with_graphs(

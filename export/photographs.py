@@ -24,13 +24,18 @@ def calibration_images(folder: Path | None, data: DataConfig, spec: PixelSpec) -
         OptionError: there is neither.
     """
     if folder is not None:
-        return _read(_files(folder), CALIBRATION_IMAGES, spec)
+        return folder_images(folder, spec)
     if not Path(data.root).is_dir():
         raise OptionError(
             f"{data.root}: the training data is not here, so int8 graphs cannot be calibrated; name a folder of "
             "photographs with --calibration, or export without them (--no-int8)"
         )
     return _read([image.path for image in read_split(data, data.train)], CALIBRATION_IMAGES, spec)
+
+
+def folder_images(folder: Path, spec: PixelSpec) -> Pixels:
+    """Up to 200 images, spread evenly over a folder. uint8 [N, H, W, 3]."""
+    return _read(_files(folder), CALIBRATION_IMAGES, spec)
 
 
 def parity_images(folder: Path | None, spec: PixelSpec) -> Pixels:

@@ -1,13 +1,14 @@
 """One file of weights in half precision, shared by all graphs of a bundle that can.
 
-A float32 graph casts them when it is opened: ONNX Runtime and TensorRT both compute such constants once, at load.
+A float32 graph casts them when it is opened: ONNX Runtime and TensorRT both compute such constants once, at load. A
+half-precision graph reads them as they are.
 Only weights that half precision holds exactly are stored so (``graphs.rounded`` makes them), so nothing is lost here.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,42 @@ class WeightFile:
         (folder / WEIGHTS).write_bytes(b"".join(self._parts))
 
 
+class StoredWeights:
+    """The file of weights that a bundle's graphs share already: only looked up, never changed.
+
+    Args:
+        graphs: files that refer to it.
+    """
+
+    def __init__(self, graphs: Sequence[Path]) -> None:
+        self._known: dict[bytes, onnx.TensorProto] = {}
+        for path in graphs:
+            for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+                if tensor.data_location == TensorProto.EXTERNAL:
+                    stored = onnx.TensorProto()
+                    stored.CopyFrom(tensor)
+                    onnx.external_data_helper.load_external_data_for_tensor(stored, str(path.parent))
+                    self._known[hashlib.sha256(stored.raw_data).digest()] = tensor
+
+    def add(self, name: str, value: npt.NDArray[np.float16]) -> onnx.TensorProto:
+        """A tensor that refers to ``value`` where it is stored, or holds it where it is not."""
+        data = np.ascontiguousarray(value)
+        known = self._known.get(hashlib.sha256(data.tobytes()).digest())
+        if known is None or known.data_type != TensorProto.FLOAT16:
+            return Inline().add(name, data)
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(known)
+        tensor.name, tensor.dims[:] = name, value.shape
+        return tensor
+
+
+def store_half(model: onnx.ModelProto, store: StoredWeights) -> None:
+    """Stores the large weights of a half-precision graph."""
+    for weight in model.graph.initializer:
+        if weight.data_type == TensorProto.FLOAT16 and _is_large(weight):
+            weight.CopyFrom(store.add(weight.name, numpy_helper.to_array(weight)))
+
+
 def share_weights(model: onnx.ModelProto, store: WeightFile | Inline) -> None:
     """Stores the large float32 weights of a graph in half precision, and casts them back where they are used.
 
@@ -86,12 +123,16 @@ def share_weights(model: onnx.ModelProto, store: WeightFile | Inline) -> None:
 
 def _as_half(weight: onnx.TensorProto) -> npt.NDArray[np.float16] | None:
     """The weight in half precision, None where it is small or would change."""
-    if weight.data_type != TensorProto.FLOAT or len(weight.dims) < 2 or np.prod(weight.dims) < HALF_FROM:
+    if weight.data_type != TensorProto.FLOAT or not _is_large(weight):
         return None
     value = numpy_helper.to_array(weight)
     with np.errstate(over="ignore"):
         half = value.astype(np.float16)
     return half if np.array_equal(half.astype(np.float32), value) else None
+
+
+def _is_large(weight: onnx.TensorProto) -> bool:
+    return len(weight.dims) > 1 and bool(np.prod(weight.dims) >= HALF_FROM)
 
 
 def _row_readers(graph: onnx.GraphProto, name: str) -> Iterator[onnx.NodeProto]:

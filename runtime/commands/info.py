@@ -97,7 +97,10 @@ def _describe(bundle: Bundle, checks: list[dict[str, Any]]) -> Iterator[str]:
         if entry:
             yield f"\n{title}"
             yield from _tree(entry, 2)
-    for title, entry in (("quality", manifest.quality), ("parity with PyTorch", manifest.parity.figures)):
+    for title, entry in (
+        ("quality", manifest.quality),
+        ("parity (fp16 with float32, the others with PyTorch)", manifest.parity.figures),
+    ):
         if entry:
             yield f"\n{title}"
             yield from _table(entry)
@@ -123,16 +126,25 @@ def _tree(entry: Mapping[str, Any], indent: int) -> Iterator[str]:
 
 
 def _table(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Nested figures as a table: a row for each innermost group, a column for each figure."""
-    rows = dict(_groups(entry, ()))
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    first = max((len(name) for name in rows), default=0)
-    cells = {name: [_cell(row.get(key)) for key in columns] for name, row in rows.items()}
-    widths = [max(len(key), *(len(row[index]) for row in cells.values())) for index, key in enumerate(columns)]
-    yield f"  {'':{first}}  " + "  ".join(f"{key:>{width}}" for key, width in zip(columns, widths, strict=True))
-    for name, row in cells.items():
-        line = "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True))
-        yield f"  {name:{first}}  {line}".rstrip()
+    """Nested figures as tables: a row for each innermost group, a column for each figure.
+
+    Groups that share no figure with those above begin a table of their own.
+    """
+    tables: list[tuple[dict[str, None], dict[str, dict[str, Any]]]] = []
+    for name, row in _groups(entry, ()):
+        columns, rows = next((table for table in tables if not row.keys().isdisjoint(table[0])), ({}, {}))
+        if not rows:
+            tables.append((columns, rows))
+        columns |= dict.fromkeys(row)
+        rows[name] = row
+    first = max((len(name) for _, rows in tables for name in rows), default=0)
+    for columns, rows in tables:
+        cells = {name: [_cell(row.get(key)) for key in columns] for name, row in rows.items()}
+        widths = [max(len(key), *(len(texts[index]) for texts in cells.values())) for index, key in enumerate(columns)]
+        yield f"  {'':{first}}  " + "  ".join(f"{key:>{width}}" for key, width in zip(columns, widths, strict=True))
+        for name, texts in cells.items():
+            line = "  ".join(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
+            yield f"  {name:{first}}  {line}".rstrip()
 
 
 def _groups(entry: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -71,8 +71,10 @@ def test_graphs_that_are_not_pytorchs_model_are_not_written(
 
 def test_int8_shares_the_float32_encoder_unless_asked(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
-    assert main([str(checkpoint), "--out", str(out), "--calibration", str(EXAMPLES), "--cpu-precision", "int8"]) == 0
+    arguments = [str(checkpoint), "--out", str(out), "--calibration", str(EXAMPLES), "--cpu-precision", "int8"]
+    assert main([*arguments, "--no-fp16"]) == 0
     bundle = Bundle.load(out)
+    assert set(bundle.manifest.precisions) == {"float32", "int8"}
     assert bundle.graph("int8", "encoder") == bundle.graph("float32", "encoder")
     assert bundle.graph("int8", "decoder") != bundle.graph("float32", "decoder")
     assert bundle.manifest.cpu_precision == "int8"

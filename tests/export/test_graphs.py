@@ -20,7 +20,7 @@ from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_ses
 from camscribe.runtime.search import SearchOptions, select
 from camscribe.train.model import Captioner, gather_beams
 
-PRECISIONS = ("float32", "int8")
+PRECISIONS = ("float32", "fp16", "int8")
 STATE, MEMORY = ("state.h", "state.c"), ("memory.features", "memory.keys")
 
 
@@ -34,17 +34,20 @@ def test_the_graphs_have_the_tensors_of_the_design(bundle: Bundle, precision: st
     def tensors(arguments: Any) -> dict[str, tuple[Any, ...]]:
         return {spec.name: (spec.dtype, *spec.shape) for spec in tensor_specs(arguments)}
 
+    half = "float16" if precision == "fp16" else "float32"
     beams: Mapping[str, Any] = {"score": ("float32", "B", "K"), "token": ("int32", "B", "K")}
-    memory = {"memory.features": ("float32", "B", 4, 48), "memory.keys": ("float32", "B", 4, 32)}
+    memory = {"memory.features": (half, "B", 4, 48), "memory.keys": (half, "B", 4, 32)}
     assert tensors(encoder.get_inputs()) == {"image": ("uint8", "B", 64, 64, 3)}
-    assert tensors(encoder.get_outputs()) == {**memory, **dict.fromkeys(STATE, ("float32", "B", 160))}
+    states = {"state.h": (half, "B", 160), "state.c": ("float32", "B", 160)}
+    assert tensors(encoder.get_outputs()) == {**memory, **states}
+    states = {name: (dtype, "B", "K", width) for name, (dtype, _, width) in states.items()}
     assert tensors(decoder.get_inputs()) == {
         **beams,
         "parent": beams["token"],
         "step": ("int32", 1),
         "min_words": ("int32", 1),
         "bias": ("float32", 100),
-        **dict.fromkeys(STATE, ("float32", "B", "K", 160)),
+        **states,
         **memory,
     }
     assert tensors(decoder.get_outputs()) == {
@@ -53,7 +56,7 @@ def test_the_graphs_have_the_tensors_of_the_design(bundle: Bundle, precision: st
         "next_score": beams["score"],
         "ended_score": beams["score"],
         "ended_parent": beams["token"],
-        **{f"next_{name}": ("float32", "B", "K", 160) for name in STATE},
+        **{f"next_{name}": state for name, state in states.items()},
         "attention": ("float32", "B", "K", 4),
         "log_prob": ("float32", "B", "K", 100),
     }
@@ -126,7 +129,7 @@ def test_an_image_alone_has_the_tokens_it_has_in_a_batch(bundle: Bundle, precisi
     assert all(run == alone for run in batched)
 
 
-def test_the_manifest_proves_both_precisions(bundle: Bundle) -> None:
+def test_the_manifest_proves_all_precisions(bundle: Bundle) -> None:
     parity = bundle.manifest.parity
     assert len(parity.images) == 8
     for precision in PRECISIONS:
@@ -138,6 +141,11 @@ def test_the_manifest_proves_both_precisions(bundle: Bundle) -> None:
     assert figures["log_prob"] < 1e-3
     assert figures["memory.features"] < 1e-3
     assert parity.figures["int8"]["log_prob"] > figures["log_prob"]
+    half = parity.figures["fp16"]
+    assert half["images"] == figures["images"]
+    assert half["log_prob"] < 0.2
+    assert 0 < half["encoder"]["largest"] < 65504
+    assert half["decoder"]["float16_tensors"] > 10
 
 
 def test_float32_weights_lie_once_in_half_precision(bundle: Bundle, model: Captioner) -> None:
@@ -200,7 +208,7 @@ def test_the_bundle_captions_alike_in_the_oldest_onnx_runtime(bundle: Bundle) ->
     script = (
         "import sys, numpy as np; from pathlib import Path; "
         "from camscribe.runtime.bundle import Bundle; from camscribe.runtime.captioner import Captioner\n"
-        "for precision in ('float32', 'int8'):\n"
+        "for precision in ('float32', 'fp16', 'int8'):\n"
         "    captioner = Captioner.load(sys.argv[1], precision=precision, threads=1)\n"
         "    tokens = captioner.bundle.manifest.parity.tokens[precision]\n"
         "    found = captioner.caption(captioner.bundle.parity_images(), 'rgb')\n"

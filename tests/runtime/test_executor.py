@@ -25,9 +25,11 @@ from camscribe.runtime.search import DEAD, SearchOptions, Trace, hypotheses, ini
 Make = Callable[..., Path]
 
 
-def numpy_search(bundle: Bundle, images: np.ndarray, options: SearchOptions, bias: np.ndarray) -> Trace:
+def numpy_search(
+    bundle: Bundle, images: np.ndarray, options: SearchOptions, bias: np.ndarray, precision: str = "float32"
+) -> Trace:
     """The search in NumPy around plain runs of the graphs, which give only log-probabilities, states and attention."""
-    encoder, decoder = (open_session(bundle.graph("float32", graph), "cpu", 1) for graph in ("encoder", "decoder"))
+    encoder, decoder = (open_session(bundle.graph(precision, graph), "cpu", 1) for graph in ("encoder", "decoder"))
     count, beams, end = len(images), options.beams, bundle.vocabulary.end_id
     made = dict(zip([item.name for item in encoder.get_outputs()], encoder.run(None, {"image": images}), strict=True))
     memory = {name: value for name, value in made.items() if name.startswith("memory.")}
@@ -52,8 +54,10 @@ def numpy_search(bundle: Bundle, images: np.ndarray, options: SearchOptions, bia
     return Trace(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def run(bundle: Bundle, images: np.ndarray, options: SearchOptions, bias: np.ndarray) -> Trace:
-    executor = OnnxRuntimeExecutor(bundle, "float32", "cpu", threads=1)
+def run(
+    bundle: Bundle, images: np.ndarray, options: SearchOptions, bias: np.ndarray, precision: str = "float32"
+) -> Trace:
+    executor = OnnxRuntimeExecutor(bundle, precision, "cpu", threads=1)
     executor.encode(images, options, bias)
     for _ in range(options.max_words):
         executor.step()
@@ -84,6 +88,25 @@ def test_the_trace_equals_the_definition(
         assert (found.ended_score[:min_words] == DEAD).all()
     banned = np.flatnonzero(bias)
     assert not (np.isin(found.token, banned) & (found.score > DEAD / 2)).any()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_states_and_memories_may_be_half(make_toy: Make, toy: Any, tmp_path: Path, beams: int) -> None:
+    from camscribe.export.command import main
+
+    folder = make_toy(tmp_path / "toy", toy)
+    assert main(["--update", str(folder), "--add", "fp16"]) == 0
+    bundle = Bundle.load(folder)
+    dtypes = {spec.name: spec.dtype for spec in bundle.manifest.precisions["fp16"].decoder.inputs}
+    assert dtypes["memory.features"] == dtypes["state.h"] == "float16"
+    assert (dtypes["score"], dtypes["state.last"]) == ("float32", "int32")
+    options, images, bias = SearchOptions(beams=beams, max_words=8), toy.images(3), bundle.vocabulary.bias()
+    expected = numpy_search(bundle, images, options, bias, "fp16")
+    found = run(bundle, images, options, bias, "fp16")
+    for field in ("token", "parent", "ended_parent"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(expected, field), err_msg=field)
+    for field in ("score", "ended_score", "attention"):
+        np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("stop", ["optimal", "first_k"])
