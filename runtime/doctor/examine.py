@@ -79,7 +79,7 @@ def _cuda(machine: Machine, bundle: str, gpu: Item, onnxruntime: Item, opencv: I
     providers = onnxruntime.facts.get("providers", ())
     if onnxruntime.works and "CUDA" not in providers:
         # On an ARM board the package index has a GPU build for few of the versions that there are.
-        swap = "pip uninstall --yes onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        swap = "pip uninstall --yes onnxruntime && pip install onnxruntime-gpu[cuda,cudnn]"
         mend = swap if machine.architecture == "x86_64" else None
         return Item("cuda", "cuda", "absent", "this ONNX Runtime is built without CUDA", mend=mend)
     return judge_backend("cuda", ask_backend(machine, bundle, "cuda"), (gpu, onnxruntime, opencv))

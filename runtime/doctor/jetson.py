@@ -21,7 +21,7 @@ JETPACK = {
     "39.2.0": "7.2",
     "39.2.1": "7.2.1",
 }
-"""L4T release and the JetPack it belongs to, as NVIDIA's archive lists them; of others only the first number is told."""
+"""L4T release and the JetPack it belongs to, as NVIDIA's archive has them; of others the first number is told."""
 _JETPACK_MAJOR = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 _NVPMODEL = "/usr/sbin/nvpmodel"
 

@@ -31,7 +31,7 @@ def judge_tensorrt(machine: Machine, answer: Mapping[str, Any], gpu: GpuFacts) -
         "module": answer.get("module"),
         "packages": [f"{package.name}=={package.version}" for package in packages],
     }
-    install = "sudo apt install tensorrt python3-libnvinfer" if gpu.jetson else pip_install("camscribe[tensorrt]")
+    install = "sudo apt install nvidia-jetpack" if gpu.jetson else pip_install("camscribe[tensorrt]")
     if "error" in answer:
         if answer.get("missing") == "tensorrt":
             return item("absent", "not installed", install if gpu.present else None)
