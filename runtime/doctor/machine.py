@@ -146,8 +146,8 @@ def run(command: Sequence[str], seconds: float) -> Outcome:
         except BaseException:
             _end(process)
             raise
-    texts = (data.decode("utf-8", errors="replace") for data in (out, err))
-    return Outcome(None if timed_out else process.returncode, *texts, timed_out=timed_out)
+    status = None if timed_out else process.returncode
+    return Outcome(status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), timed_out)
 
 
 def ask(question: Sequence[str], seconds: float) -> Answer:

@@ -5,6 +5,8 @@ Each probe returns what becomes JSON. Raising is an answer too: ``main`` tells t
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -82,9 +84,6 @@ def onnxruntime() -> dict[str, Any]:
 
 def tensorrt() -> dict[str, Any]:
     """TensorRT, or one of its smaller packages that run engines without building them."""
-    import importlib
-    import importlib.util
-
     # The first that is there, even where it does not load: that is what has to be mended.
     names = [name for name in ("tensorrt", "tensorrt_lean", "tensorrt_dispatch") if importlib.util.find_spec(name)]
     name = names[0] if names else "tensorrt"
@@ -95,12 +94,9 @@ def tensorrt() -> dict[str, Any]:
 
 def pycuda() -> dict[str, Any]:
     """PyCUDA, and whether it gets along with the driver."""
-    import pycuda as module
-
-    answer: dict[str, Any] = {"version": module.VERSION_TEXT}
+    answer: dict[str, Any] = {"version": importlib.import_module("pycuda").VERSION_TEXT}
     try:
-        import pycuda.driver as cuda
-
+        cuda = importlib.import_module("pycuda.driver")
         cuda.init()
         answer["built_for_cuda"] = ".".join(map(str, cuda.get_version()))
     except Exception as error:  # its own errors, or the loader's
@@ -112,8 +108,7 @@ def cuda_python() -> dict[str, Any]:
     """cuda-python's bindings of the driver, which capture CUDA graphs."""
     import importlib.metadata
 
-    from cuda.bindings import driver as bindings
-
+    bindings = importlib.import_module("cuda.bindings.driver")
     # The library of the driver is loaded by the first call only.
     if not hasattr(bindings, "cuStreamBeginCapture"):
         raise ImportError("cuda.bindings.driver has no cuStreamBeginCapture")
@@ -122,7 +117,7 @@ def cuda_python() -> dict[str, Any]:
 
 def nvrtc() -> dict[str, Any]:
     """NVRTC, by compiling a kernel with it; that needs no GPU."""
-    from cuda.bindings import nvrtc as compiler
+    compiler = importlib.import_module("cuda.bindings.nvrtc")
 
     def call(result: Any) -> Any:
         status, *values = result

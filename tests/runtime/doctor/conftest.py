@@ -10,6 +10,7 @@ import pytest
 
 from camscribe.runtime.doctor.machine import Answer, Machine, Outcome, Package
 
+
 @pytest.fixture
 def describe(tmp_path: Path) -> Callable[..., Machine]:
     """``describe(files, programs, answers, packages, **facts)``: a machine of which only this is known."""

@@ -80,7 +80,9 @@ def test_nvcc_on_the_path_or_beside_it(describe: Describe) -> None:
     assert (none.status, none.mend) == ("absent", "sudo apt install nvidia-jetpack")
 
 
-L4T = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025"
+L4T = (
+    "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025"
+)
 ORIN_NANO = {
     "/etc/nv_tegra_release": L4T,
     "/proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -65,7 +64,8 @@ def test_a_broken_import_is_an_answer(
 def test_what_a_module_prints_does_not_disturb_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = (
         "import os\nprint('hello')\nos.write(1, b'from C')\n"
-        "class InferenceSession: pass\n__version__ = '1.2.3'\nget_available_providers = lambda: ['CPUExecutionProvider']"
+        "class InferenceSession: pass\n__version__ = '1.2.3'\n"
+        "get_available_providers = lambda: ['CPUExecutionProvider']"
     )
     (tmp_path / "onnxruntime.py").write_text(module)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -119,7 +119,7 @@ def test_files_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     machine = Machine(tmp_path, run, ask)
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_bytes(b"value\0\n")
-    os.symlink("loop", tmp_path / "loop")
+    (tmp_path / "loop").symlink_to("loop")
     assert machine.read("/folder") is None
     assert machine.read("/nothing") is None
     assert machine.read("/loop") is None

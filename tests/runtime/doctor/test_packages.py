@@ -193,7 +193,9 @@ def test_pycuda() -> None:
     assert judge_pycuda(missing("mako"), DESKTOP, TOOLKIT).status == "broken"
 
 
-@pytest.mark.parametrize(("gpu", "requirement"), [(OLD_DRIVER, ">=12.6,<13"), (DESKTOP, ">=13"), (JETSON, ">=12.6,<13")])
+@pytest.mark.parametrize(
+    ("gpu", "requirement"), [(OLD_DRIVER, ">=12.6,<13"), (DESKTOP, ">=13"), (JETSON, ">=12.6,<13")]
+)
 def test_cuda_python_follows_the_driver(gpu: GpuFacts, requirement: str) -> None:
     item = judge_cuda_python(missing("cuda.bindings"), gpu)
     assert (item.status, item.mend) == ("absent", f'pip install "cuda-python{requirement}"')

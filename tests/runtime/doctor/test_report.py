@@ -18,9 +18,9 @@ from camscribe.runtime import cli
 from camscribe.runtime.doctor import known
 from camscribe.runtime.doctor.backends import judge_backend, judge_bundle
 from camscribe.runtime.doctor.examine import examine
-from camscribe.runtime.doctor.machine import Machine, Outcome, Package
+from camscribe.runtime.doctor.machine import Machine, Outcome
 from camscribe.runtime.doctor.private import Scrubber
-from camscribe.runtime.doctor.report import SCHEMA, Item, Report
+from camscribe.runtime.doctor.report import SCHEMA, Report
 from camscribe.runtime.doctor.system import judge_cameras, judge_java
 
 Describe = Callable[..., Machine]
@@ -242,5 +242,3 @@ def test_what_was_run(what: str, version: str, expected: str) -> None:
 
 def test_the_readme_repeats_what_was_run(repository: Path) -> None:
     assert "\n".join(known.table()) in (repository / "README.md").read_text(encoding="utf-8")
-
-
