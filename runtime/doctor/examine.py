@@ -45,7 +45,7 @@ def examine(
     tensorrt = judge_tensorrt(machine, answers["tensorrt"], gpu)
     pycuda = judge_pycuda(answers["pycuda"], gpu, toolkit)
     cuda_python = judge_cuda_python(answers["cuda_python"], gpu)
-    nvrtc = judge_nvrtc(answers["nvrtc"], gpu, cuda_python)
+    nvrtc = judge_nvrtc(answers["nvrtc"], gpu)
     looking("captions on the CPU")
     on_cpu = ask_backend(machine, bundle, "cpu")
     backends = [judge_backend("cpu", on_cpu, (onnxruntime, opencv))]
@@ -80,6 +80,6 @@ def _cuda(machine: Machine, bundle: str, gpu: Item, onnxruntime: Item, opencv: I
     if onnxruntime.works and "CUDA" not in providers:
         # On an ARM board the package index has a GPU build for few of the versions that there are.
         swap = "pip uninstall --yes onnxruntime && pip install onnxruntime-gpu[cuda,cudnn]"
-        mend = swap if machine.architecture == "x86_64" else None
+        mend = onnxruntime.mend or (swap if machine.architecture == "x86_64" else None)
         return Item("cuda", "cuda", "absent", "this ONNX Runtime is built without CUDA", mend=mend)
     return judge_backend("cuda", ask_backend(machine, bundle, "cuda"), (gpu, onnxruntime, opencv))

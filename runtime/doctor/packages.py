@@ -50,13 +50,15 @@ def judge_onnxruntime(machine: Machine, answer: Mapping[str, Any], *, gpu: bool,
     if twice:
         keep = "onnxruntime-gpu" if gpu and "onnxruntime-gpu" in twice else "onnxruntime"
         detail = f"{' and '.join(twice)} are both installed; they are one module and break each other"
-        return item("broken", detail, _replace(twice, keep))
+        return item("broken" if "error" in answer else "warning", detail, _replace(twice, keep))
     wanted = "camscribe[cuda]" if gpu and machine.architecture == "x86_64" else "camscribe[cpu]"
     if "error" in answer:
         if answer.get("missing") == "onnxruntime":
             return item("absent", "not installed", pip_install(wanted))
         broken = installed[0].name if installed else "onnxruntime"
-        return item("broken", f"cannot be imported: {answer['error']}", f"pip install --force-reinstall {broken}")
+        return item(
+            "broken", f"cannot be imported: {answer['error']}", f"pip install --force-reinstall --no-deps {broken}"
+        )
     detail = f"{version}, providers: {', '.join(providers)}"
     if "CUDA" in providers and cuda is not None:
         needs = _cuda_of(machine.package("onnxruntime-gpu"))
@@ -86,7 +88,9 @@ def judge_opencv(machine: Machine, answer: Mapping[str, Any], *, jetson: bool) -
             return item("broken", f"was built for another NumPy: {error}", pip_install("numpy<2"))
         if "libGL" in error:
             return item("broken", f"{error}", _replace([package.name for package in installed], _OPENCV[2]))
-        return item("broken", f"cannot be imported: {error}", "pip install --force-reinstall opencv-python-headless")
+        return item(
+            "broken", f"cannot be imported: {error}", "pip install --force-reinstall --no-deps opencv-python-headless"
+        )
     gstreamer = not str(answer.get("gstreamer", "NO")).upper().startswith("NO")
     detail = f"{answer.get('version')}, {'with' if gstreamer else 'without'} GStreamer"
     twice = _overlapping(installed)

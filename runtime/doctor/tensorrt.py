@@ -35,7 +35,7 @@ def judge_tensorrt(machine: Machine, answer: Mapping[str, Any], gpu: GpuFacts) -
     if "error" in answer:
         if answer.get("missing") == "tensorrt":
             return item("absent", "not installed", install if gpu.present else None)
-        mend = install if gpu.jetson else "pip install --force-reinstall tensorrt"
+        mend = install if gpu.jetson else "pip install --force-reinstall --no-deps tensorrt"
         return item("broken", f"cannot be imported: {answer['error']}", mend)
     numbers = tuple(int(part) for part in str(version).split(".")[:2])
     detail = f"{version}, from {origin}"
@@ -79,13 +79,15 @@ def judge_pycuda(answer: Mapping[str, Any], gpu: GpuFacts, toolkit: Item) -> Ite
             # Building it fails where nvcc is not found; that comes first.
             mend = (toolkit.mend or pip_install("pycuda")) if gpu.present else None
             return item("absent", "not installed; only the TensorRT executor needs it", mend)
-        return item("broken", f"cannot be imported: {answer['error']}", "pip install --force-reinstall pycuda")
+        return item(
+            "broken", f"cannot be imported: {answer['error']}", "pip install --force-reinstall --no-deps pycuda"
+        )
     if "driver_error" not in answer:
         return item("ok", f"{version}, built for CUDA {answer.get('built_for_cuda')}")
     detail = f"{version}, but cannot use the driver: {answer['driver_error']}"
     if not gpu.works:
         return item("broken" if gpu.present else "warning", detail)
-    rebuild = "pip install --force-reinstall --no-cache-dir --no-binary pycuda pycuda"
+    rebuild = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary pycuda pycuda"
     return item("broken", detail, toolkit.mend or rebuild)
 
 
@@ -102,18 +104,17 @@ def judge_cuda_python(answer: Mapping[str, Any], gpu: GpuFacts) -> Item:
     return Item("cuda_python", "cuda-python", "broken", f"cannot be imported: {answer['error']}", mend=install)
 
 
-def judge_nvrtc(answer: Mapping[str, Any], gpu: GpuFacts, cuda_python: Item) -> Item:
+def judge_nvrtc(answer: Mapping[str, Any], gpu: GpuFacts) -> Item:
     """NVRTC, which compiles the preprocessing kernel when it is first used."""
     if "error" not in answer:
         version = str(answer.get("version"))
         return Item("nvrtc", "NVRTC", "ok", f"{version}, compiles", version)
-    if not cuda_python.works:
-        return Item("nvrtc", "NVRTC", "absent", "not looked at: cuda-python comes first", mend=cuda_python.mend)
     if gpu.jetson:
         mend = "sudo apt install nvidia-jetpack"
     else:
-        new = gpu.cuda is None or not gpu.cuda.startswith("12.")
-        mend = pip_install("nvidia-cuda-nvrtc" if new else "nvidia-cuda-nvrtc-cu12")
-    missing = "not found" in str(answer["error"]).lower() or "no such file" in str(answer["error"]).lower()
-    status: Any = "absent" if missing else "broken"
-    return Item("nvrtc", "NVRTC", status, f"does not compile: {answer['error']}", mend=mend if gpu.present else None)
+        old = gpu.cuda is not None and gpu.cuda.startswith("12.")
+        mend = pip_install("nvidia-cuda-nvrtc-cu12" if old else "nvidia-cuda-nvrtc")
+    if answer.get("kind") == "FileNotFoundError":
+        detail = "not installed; only images that lie on the GPU need it"
+        return Item("nvrtc", "NVRTC", "absent", detail, mend=mend if gpu.present else None)
+    return Item("nvrtc", "NVRTC", "broken", f"does not compile: {answer['error']}", mend=mend if gpu.present else None)

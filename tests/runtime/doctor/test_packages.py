@@ -38,8 +38,10 @@ def missing(module: str) -> dict[str, Any]:
 @pytest.mark.parametrize("gpu", [False, True])
 def test_both_onnx_runtimes_in_one_folder_break_each_other(describe: Describe, gpu: bool) -> None:
     machine = describe(packages=[Package("onnxruntime", "1.32.0", SITE), Package("onnxruntime-gpu", "1.31.1", SITE)])
+    # The one that was installed last may work, until an upgrade of the other.
     item = judge_onnxruntime(machine, CPU, gpu=gpu, cuda=None)
-    assert item.status == "broken"
+    assert item.status == "warning"
+    assert judge_onnxruntime(machine, {"error": "no InferenceSession"}, gpu=gpu, cuda=None).status == "broken"
     assert "onnxruntime and onnxruntime-gpu are both installed" in item.detail
     kept = "onnxruntime-gpu" if gpu else "onnxruntime"
     # Removing one takes files of the other along, so both go before one comes back.
@@ -57,8 +59,13 @@ def test_two_onnx_runtimes_in_two_folders_do_not(describe: Describe) -> None:
         (CPU, False, "ok", None),
         (missing("onnxruntime"), False, "absent", 'pip install "camscribe[cpu]"'),
         (missing("onnxruntime"), True, "absent", 'pip install "camscribe[cuda]"'),
-        ({"error": "crashed (SIGILL)"}, False, "broken", "pip install --force-reinstall onnxruntime"),
-        ({"error": "did not finish within 60 seconds"}, False, "broken", "pip install --force-reinstall onnxruntime"),
+        ({"error": "crashed (SIGILL)"}, False, "broken", "pip install --force-reinstall --no-deps onnxruntime"),
+        (
+            {"error": "did not finish within 60 seconds"},
+            False,
+            "broken",
+            "pip install --force-reinstall --no-deps onnxruntime",
+        ),
     ],
 )
 def test_onnx_runtime(describe: Describe, answer: dict[str, Any], gpu: bool, status: str, mend: str | None) -> None:
@@ -107,7 +114,7 @@ def test_several_opencvs_overwrite_each_other(describe: Describe) -> None:
         ({"error": "libGL.so.1: cannot open shared object file"}, False, "broken", "libGL",
          "pip install opencv-python-headless"),
         ({"error": "crashed (SIGSEGV)"}, False, "broken", "crashed",
-         "pip install --force-reinstall opencv-python-headless"),
+         "pip install --force-reinstall --no-deps opencv-python-headless"),
     ],
 )  # fmt: skip
 def test_opencv(
@@ -161,7 +168,7 @@ def engine(version: str, file: str = PIP_FILE, **more: Any) -> dict[str, Any]:
         (missing("tensorrt"), JETSON, (), "absent", "not installed", "sudo apt install nvidia-jetpack"),
         (missing("tensorrt"), NO_GPU, (), "absent", "not installed", None),
         ({"error": "libnvinfer.so.10: cannot open shared object file"}, DESKTOP, (), "broken", "libnvinfer",
-         "pip install --force-reinstall tensorrt"),
+         "pip install --force-reinstall --no-deps tensorrt"),
     ],
 )  # fmt: skip
 def test_tensorrt(
@@ -212,11 +219,8 @@ def test_cuda_python_follows_the_driver(gpu: GpuFacts, requirement: str) -> None
     ],
 )
 def test_nvrtc(gpu: GpuFacts, mend: str | None) -> None:
-    bindings = Item("cuda_python", "cuda-python", "ok", "13.5.0")
-    item = judge_nvrtc({"error": "Failure finding libnvrtc.so: not found"}, gpu, bindings)
+    item = judge_nvrtc({"error": "libnvrtc.so is not found", "kind": "FileNotFoundError"}, gpu)
     assert (item.status, item.mend) == ("absent", mend)
-    assert judge_nvrtc({"version": "13.2"}, gpu, bindings).status == "ok"
-    broken = judge_nvrtc({"error": "NVRTC says NVRTC_ERROR_COMPILATION"}, gpu, bindings)
+    assert judge_nvrtc({"version": "13.2"}, gpu).status == "ok"
+    broken = judge_nvrtc({"error": "nvrtcCompileProgram says error 6", "kind": "RuntimeError"}, gpu)
     assert (broken.status, broken.mend) == ("broken", mend)
-    no_bindings = Item("cuda_python", "cuda-python", "absent", "", mend="pip install cuda-python")
-    assert judge_nvrtc(missing("cuda.bindings"), gpu, no_bindings).mend == "pip install cuda-python"
