@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,8 +68,8 @@ def judge_tensorrt_backend(answer: Mapping[str, Any], gpu: GpuFacts, needs: tupl
         return judge_backend("tensorrt", answer, needs)
     reasons = [str(reason) for reason in checks[0].get("reasons", ()) if str(reason).startswith("tensorrt:")]
     reason = reasons[0].partition(":")[2].strip() if reasons else "--backend auto took another"
-    mend = "camscribe build" if "camscribe build" in reason else None
-    return Item("tensorrt", "tensorrt", "absent", reason, mend=mend)
+    command = re.search(r"camscribe build(?: .*--beams \d+)?", reason)
+    return Item("tensorrt", "tensorrt", "absent", reason, mend=command[0] if command else None)
 
 
 def _unusable(name: str, reason: str, needs: tuple[Item, ...]) -> Item:

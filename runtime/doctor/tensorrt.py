@@ -11,7 +11,7 @@ from camscribe.runtime.doctor.machine import Machine
 from camscribe.runtime.doctor.report import Item, pip_install
 
 _OLDEST = (8, 5)
-_NOT_ON_A_JETSON = ((11, 0), (11, 4))
+_NOT_ON_A_JETSON = ((11, 0, 0), (11, 4, 1))
 """From, and before: JetPack 7.2.2 is the first that has TensorRT 11, with 11.4.1."""
 _PIP_NAMES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-cu11", "tensorrt-lean", "tensorrt-dispatch")
 
@@ -37,7 +37,7 @@ def judge_tensorrt(machine: Machine, answer: Mapping[str, Any], gpu: GpuFacts) -
             return item("absent", "not installed", install if gpu.present else None)
         mend = install if gpu.jetson else "pip install --force-reinstall --no-deps tensorrt"
         return item("broken", f"cannot be imported: {answer['error']}", mend)
-    numbers = tuple(int(part) for part in str(version).split(".")[:2])
+    numbers = tuple(int(part) for part in str(version).split(".")[:3] if part.isdigit())
     detail = f"{version}, from {origin}"
     if numbers < _OLDEST:
         return item("broken", f"{detail}; 8.5 or newer is needed", install)

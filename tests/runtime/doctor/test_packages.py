@@ -154,6 +154,7 @@ def engine(version: str, file: str = PIP_FILE, **more: Any) -> dict[str, Any]:
         (engine("10.3.0", JETPACK_FILE), JETSON, (), "ok", "10.3.0, from JetPack", None),
         (engine("11.4.1.7", JETPACK_FILE), JETSON, (), "ok", "from JetPack", None),
         (engine("8.4.1"), DESKTOP, (), "broken", "8.5 or newer", 'pip install "camscribe[tensorrt]"'),
+        (engine("11.4.0.106"), JETSON, ("tensorrt",), "broken", "not run on a Jetson", "pip uninstall --yes tensorrt"),
         (engine("11.3.0.99"), JETSON, ("tensorrt",), "broken", "not run on a Jetson", "pip uninstall --yes tensorrt"),
         (engine("10.16.1", PIP_FILE), JETSON, ("tensorrt",), "warning", "use JetPack's",
          "pip uninstall --yes tensorrt"),

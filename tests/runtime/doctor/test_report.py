@@ -63,10 +63,13 @@ def test_a_workstation_where_all_works(describe: Describe) -> None:
     assert list(report.lines())[-1] == "captioning works: --backend cpu or cuda or tensorrt"
 
 
-def test_engines_that_are_not_built_yet(describe: Describe) -> None:
-    reason = "tensorrt: no engine is built for this GPU; camscribe build would make it faster"
+@pytest.mark.parametrize(
+    "command", ["camscribe build", "camscribe build /my bundles/b --precision fp16 --batch 1 --beams 3"]
+)
+def test_engines_that_are_not_built_yet(describe: Describe, command: str) -> None:
+    reason = f"tensorrt: no engine is built for this GPU: run {command}, which makes captions faster"
     report = examine(workstation(describe, captions_auto=captioned("cuda", reasons=(reason,))), "0.1.0")
-    assert backends(report)["tensorrt"] == ("absent", "camscribe build")
+    assert backends(report)["tensorrt"] == ("absent", command)
 
 
 def test_a_backend_is_mended_by_the_first_thing_that_it_lacks(describe: Describe) -> None:
