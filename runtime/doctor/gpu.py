@@ -31,6 +31,7 @@ class GpuFacts:
     os: str = ""
     """ID in /etc/os-release."""
     jetson: bool = False
+    container: bool = False
 
     @property
     def present(self) -> bool:
@@ -64,6 +65,7 @@ def read_gpu(machine: Machine, *, jetson: bool) -> GpuFacts:
         machine.ask(["driver"], 60),
         found[1] if found else "",
         jetson,
+        machine.exists("/.dockerenv", "/run/.containerenv"),
     )
 
 
@@ -84,9 +86,12 @@ def judge_gpu(facts: GpuFacts) -> Item:
         return Item("gpu", "NVIDIA GPU", "ok", detail, facts.driver, facts={"gpus": gpus, "cuda": facts.cuda})
     if not facts.present:
         return Item("gpu", "NVIDIA GPU", "absent", "this machine shows none")
-    detail, mend = "the driver finds no GPU", install_driver(facts)
-    if facts.nodes and "libcuda" in error:
-        # Typical of containers that were started without the NVIDIA runtime.
+    detail = "the driver finds no GPU"
+    mend: str | None = install_driver(facts)
+    if facts.container and ("libcuda" in error or not facts.nodes):
+        # No command in here helps: the host decides what a container sees.
+        detail, mend = "there is one, but this container does not see it: start it with --gpus all", None
+    elif facts.nodes and "libcuda" in error:
         detail = "the kernel's driver runs, but its library libcuda.so.1 is not found"
     elif not facts.nodes:
         detail = "there is one, but its driver does not run"

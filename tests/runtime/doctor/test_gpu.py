@@ -53,6 +53,8 @@ def test_a_working_gpu(describe: Describe) -> None:
         ({"/dev/nvidiactl": ""}, {"error": "crashed (SIGSEGV)"}, "broken", "crashed", "sudo apt install nvidia-driver"),
         ({"/dev/nvidiactl": ""}, {"cuda": "12.2", "gpus": []}, "broken", "finds no GPU",
          "sudo apt install nvidia-driver"),
+        ({**CARD, "/.dockerenv": ""}, NO_LIBRARY, "broken", "start it with --gpus all", None),
+        ({**CARD, "/.dockerenv": "", "/dev/nvidia0": ""}, NO_LIBRARY, "broken", "start it with --gpus all", None),
         ({"/sys/bus/pci/devices/0/vendor": "0x10de", "/sys/bus/pci/devices/0/class": "0x040300"}, NO_LIBRARY,
          "absent", "shows none", None),
     ],
