@@ -27,6 +27,9 @@ class _Command(NamedTuple):
 COMMANDS = {
     "caption": _Command("camscribe.runtime.commands.caption:main", "cpu", "caption photographs"),
     "info": _Command("camscribe.runtime.commands.info:main", "cpu", "show what a bundle is and how good it is"),
+    "doctor": _Command(
+        "camscribe.runtime.commands.doctor:main", "cpu", "show what works on this machine and how to mend the rest"
+    ),
     "train": _Command("camscribe.train.commands.train:main", "train", "train a captioner"),
     "average": _Command("camscribe.train.commands.average:main", "train", "average the weights of checkpoints"),
     "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions on a split of the data"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -9,10 +10,12 @@ import sys
 import tarfile
 import venv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +71,107 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, repository: 
     (source,) = (tmp_path / "unpacked").iterdir()
     again = build("wheel", source, tmp_path)
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+EXTRAS = ("cpu", "cuda", "tensorrt", "jetson", "train", "export", "dev")
+
+
+class Extras:
+    """What the wheel's extras install, the extras that they name included."""
+
+    def __init__(self, wheel: Path) -> None:
+        archive = zipfile.ZipFile(wheel)
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(archive.read(name).decode())
+        self.names = set(metadata.get_all("Provides-Extra", []))
+        self._requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+
+    def requirements(self, extras: Iterable[str], python: str) -> list[Requirement]:
+        """What ``camscribe[extras]`` requires with a version of Python."""
+        waiting, seen, found = ["", *extras], set(), []
+        while waiting:
+            extra = waiting.pop()
+            if extra in seen:
+                continue
+            seen.add(extra)
+            environment = {"extra": extra, "python_version": python}
+            for requirement in self._requirements:
+                needs_extra = requirement.marker is not None and "extra" in str(requirement.marker)
+                if needs_extra == (extra == "") or (
+                    requirement.marker is not None and not requirement.marker.evaluate(environment)
+                ):
+                    continue
+                if requirement.name == "camscribe":
+                    waiting += requirement.extras
+                else:
+                    found.append(requirement)
+        return found
+
+    def installs(self, extras: Iterable[str], python: str = "3.12") -> set[str]:
+        """Names of what ``camscribe[extras]`` requires."""
+        return {requirement.name.lower() for requirement in self.requirements(extras, python)}
+
+
+@pytest.fixture(scope="module")
+def extras(wheel: Path) -> Extras:
+    return Extras(wheel)
+
+
+def documented_combinations(repository: Path) -> set[tuple[str, ...]]:
+    """Every ``.[a,b]`` and ``camscribe[a,b]`` that a document, the Makefile or a message of the runtime names."""
+    sources = [repository / "README.md", repository / "Makefile", *repository.glob("docs/**/*.md")]
+    sources += [path for folder in FOLDERS for path in (repository / folder).rglob("*.py")]
+    found = set()
+    for path in sources:
+        for names in re.findall(
+            r"""(?:["'` ]\.|camscribe)\[([a-z]+(?:,[a-z]+)*)\]""", path.read_text(encoding="utf-8")
+        ):
+            found.add(tuple(names.split(",")))
+    return found
+
+
+def test_the_extras_are_the_documented_ones(extras: Extras) -> None:
+    assert extras.names == set(EXTRAS)
+
+
+def test_the_base_installation_is_small(extras: Extras) -> None:
+    assert extras.installs(()) == {"numpy", "pillow"}
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_no_documented_combination_has_both_onnx_runtimes(extras: Extras, repository: Path, python: str) -> None:
+    combinations = documented_combinations(repository)
+    assert {("cpu",), ("cuda",), ("tensorrt",), ("jetson",), ("train", "export"), ("dev",)} <= combinations
+    for combination in combinations | {(extra,) for extra in EXTRAS}:
+        assert set(combination) <= extras.names, combination
+        assert not {"onnxruntime", "onnxruntime-gpu"} <= extras.installs(combination, python), combination
+
+
+def test_onnx_runtime_comes_with_every_extra_that_runs_captions(extras: Extras) -> None:
+    for extra in ("cpu", "cuda", "tensorrt", "jetson"):
+        assert extras.installs((extra,)) & {"onnxruntime", "onnxruntime-gpu"}
+    # The test would see a pair that clashes.
+    assert {"onnxruntime", "onnxruntime-gpu"} <= extras.installs(("cpu", "cuda"))
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_jetson_keeps_jetpack_s_tensorrt_and_opencv(extras: Extras, python: str) -> None:
+    names = extras.installs(("jetson",), python)
+    assert {"pycuda", "cuda-python"} <= names
+    assert not [
+        name for name in names if name.startswith(("tensorrt", "opencv", "nvidia-", "torch", "onnxruntime-gpu"))
+    ]
+    (bindings,) = (item for item in extras.requirements(("jetson",), python) if item.name == "cuda-python")
+    # JetPack 6 has Python 3.10 and CUDA 12; JetPack 7 has Python 3.12 and CUDA 13.
+    assert bindings.specifier.contains("12.9.10") == (python == "3.10")
+    assert bindings.specifier.contains("13.4.4") == (python != "3.10")
+
+
+def test_what_runs_on_a_device_brings_nothing_of_the_training_side(extras: Extras) -> None:
+    for extra, python in itertools.product(("cpu", "cuda", "tensorrt", "jetson"), PYTHONS):
+        names = extras.installs((extra,), python)
+        assert not names & {"torch", "torchvision", "onnx", "onnxscript", "matplotlib", "pycocoevalcap"}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import Captioner
+from camscribe.runtime.check import check_captions
 from camscribe.runtime.commands.arguments import Parser, add_device_arguments
 from camscribe.runtime.errors import OptionError
 from camscribe.runtime.typed_json import encode
@@ -52,23 +53,8 @@ def _checked(bundle: Bundle, options: argparse.Namespace) -> list[str]:
 
 def _check(bundle: Bundle, precision: str, options: argparse.Namespace) -> dict[str, Any]:
     """Captions the parity images in one precision and counts the captions that are as expected."""
-    expected = bundle.manifest.parity.tokens[precision]
-    decode = bundle.vocabulary.decode
     with Captioner.load(bundle.path, options.backend, precision, options.threads) as captioner:
-        found = [captioner.caption(image, color="rgb").words for image in bundle.parity_images()]
-        backend = captioner.choice.backend
-    wanted = [tuple(decode(tokens)) for tokens in expected]
-    return {
-        "precision": precision,
-        "backend": backend,
-        "images": len(wanted),
-        "same": sum(mine == theirs for mine, theirs in zip(found, wanted, strict=True)),
-        "differences": [
-            {"image": index, "expected": " ".join(theirs), "found": " ".join(mine)}
-            for index, (mine, theirs) in enumerate(zip(found, wanted, strict=True))
-            if mine != theirs
-        ],
-    }
+        return check_captions(captioner)
 
 
 def _as_json(bundle: Bundle, checks: list[dict[str, Any]]) -> dict[str, Any]:
