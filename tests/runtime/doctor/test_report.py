@@ -170,7 +170,7 @@ def test_this_machine_captions(real: tuple[int, dict[str, Any], str]) -> None:
     assert report["captions"] is True
     cpu = next(item for item in report["backends"] if item["name"] == "cpu")
     assert cpu["status"] in ("ok", "warning")
-    assert {check["precision"] for check in cpu["facts"]["checks"]} == {"float32", "int8"}
+    assert {check["precision"] for check in cpu["facts"]["checks"]} == {"float32", "fp16", "int8"}
 
 
 def test_the_json_tells_no_names(real: tuple[int, dict[str, Any], str]) -> None:
