@@ -108,7 +108,9 @@ class Graph:
                 continue
             file = place.get("location", "")
             if file not in allowed:
-                raise BundleError(f"weight {name} lies in {file!r}; expected {', '.join(sorted(allowed)) or 'the graph'}")
+                raise BundleError(
+                    f"weight {name} lies in {file!r}; expected {', '.join(sorted(allowed)) or 'the graph'}"
+                )
             content = files.setdefault(file, (folder / file).read_bytes() if file not in files else b"")
             start, length = int(place.get("offset", 0)), int(place.get("length", len(content)))
             if start < 0 or length < 0 or start + length > len(content):
@@ -161,7 +163,9 @@ def _with_sizes(data: bytes, sizes: Mapping[str, int], path: tuple[int, ...]) ->
         return _join([Field(_DIMENSION_VALUE, _VARINT, sizes[names[0]])]) if known else data
     return _join(
         [
-            field._replace(value=_with_sizes(_bytes(field.value), sizes, path[1:])) if field.number == path[0] else field
+            field._replace(value=_with_sizes(_bytes(field.value), sizes, path[1:]))
+            if field.number == path[0]
+            else field
             for field in _fields(data)
         ]
     )

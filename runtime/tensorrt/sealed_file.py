@@ -40,7 +40,9 @@ def write(path: Path, header: dict[str, Any], content: bytes) -> None:
             with contextlib.suppress(OSError):
                 partial.unlink()
     except OSError as error:
-        raise EngineError(f"{path}: cannot be written ({error.strerror}); what was there before is still there") from error
+        raise EngineError(
+            f"{path}: cannot be written ({error.strerror}); what was there before is still there"
+        ) from error
 
 
 def read_header(path: Path) -> dict[str, Any]:

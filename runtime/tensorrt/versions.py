@@ -50,6 +50,7 @@ MEMBERS: dict[str, tuple[Version, Version]] = {
     "TacticSource.CUBLAS": (OLDEST, _ELEVEN),
     "TacticSource.CUBLAS_LT": (OLDEST, _ELEVEN),
     "TacticSource.CUDNN": (OLDEST, _ELEVEN),
+    "TensorFormat.LINEAR": (OLDEST, _NEVER),
 }
 """From the first version on that has a member, until the first that does not."""
 ONLY_IN: dict[str, tuple[Version, Version]] = {
@@ -235,7 +236,9 @@ def why_refused(lines: list[str], number: Version) -> str:
         return "the GPU has too little memory for the engine: close other programs on it"
     if "magic tag" in said or "size specified in header" in said or "serialization" in said:
         return f"the engine is truncated or damaged: {again}"
-    return f"TensorRT {text(number)} does not load the engine ({lines[-1] if lines else 'it does not say why'}): {again}"
+    return (
+        f"TensorRT {text(number)} does not load the engine ({lines[-1] if lines else 'it does not say why'}): {again}"
+    )
 
 
 def is_memory_error(lines: list[str]) -> bool:
