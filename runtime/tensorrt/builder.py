@@ -46,13 +46,12 @@ class Recipe:
     """From an earlier build by the same TensorRT on the same GPU."""
 
 
-def recipes(number: versions.Version, precision: str) -> list[bool]:
+def typings(number: versions.Version, precision: str) -> list[bool]:
     """Values of ``Recipe.strong`` to try in turn, until the gate is passed."""
-    typing = versions.typing_of(number)
-    if typing == "either":
-        # Strong typing is there since 10.0, but complete since 10.12 only.
-        return [True, False] if precision != "float32" else [True]
-    return [typing == "strong"]
+    how = versions.typing_of(number)
+    if how == "either" and precision != "float32":
+        return [True, False]  # strong typing is there since 10.0, but complete since 10.12 only
+    return [how != "flags"]
 
 
 def build(trt: ModuleType, onnx: bytes, name: str, recipe: Recipe, report: Report = lambda phase, share: None) -> Built:
@@ -162,8 +161,9 @@ def _build(
 def _parse(trt: ModuleType, network: Any, logger: Any, onnx: bytes, name: str) -> None:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        raise EngineError(parse_problem(name, versions.version(trt), onnx, [(e.node(), e.desc()) for e in errors]))
+        problems = [parser.get_error(index) for index in range(parser.num_errors)]
+        errors = [(problem.node(), problem.desc()) for problem in problems]
+        raise EngineError(parse_problem(name, versions.version(trt), onnx, errors))
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     tensors += [network.get_output(index) for index in range(network.num_outputs)]
     for tensor in tensors:

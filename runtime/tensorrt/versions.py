@@ -79,17 +79,24 @@ def load(*, building: bool = False) -> ModuleType:
     Raises:
         EngineError: it is missing, does not load, or is a version that is not supported, with the remedy.
     """
-    problems = []
-    for name in ("tensorrt",) if building else ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"):
-        try:
-            module = importlib.import_module(name)
-        except Exception as error:  # its own loader raises more than ImportError when a library is missing
-            problems.append(f"{' '.join(str(error).split()):.200}")
-        else:
+    names = ("tensorrt",) if building else ("tensorrt", "tensorrt_lean", "tensorrt_dispatch")
+    problems: list[str] = []
+    for name in names:
+        module = _import(name)
+        if isinstance(module, ModuleType):
             check_supported(version(module), jetson=is_jetson())
             return module
+        problems.append(module)
     # The first is the one to install; why its stand-ins are missing as well helps nobody.
     raise EngineError(f"TensorRT cannot be imported ({problems[0]}): {_INSTALL}")
+
+
+def _import(name: str) -> ModuleType | str:
+    """A module, or why there is none."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # its own loader raises more than ImportError when a library is missing
+        return f"{' '.join(str(error).split()):.200}"
 
 
 def version(trt: ModuleType | None = None) -> Version:
