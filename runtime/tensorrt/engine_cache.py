@@ -23,7 +23,7 @@ RECIPE = 1
 _WORDS = {
     "onnx_sha256": "another export of the graph",
     "tensorrt": "TensorRT {}",
-    "gpu": "a {}",
+    "gpu": "{}",
     "compute_capability": "compute capability {}",
     "recipe": "another release of camscribe",
 }

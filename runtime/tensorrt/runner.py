@@ -16,6 +16,7 @@ import numpy.typing as npt
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import TensorSpec
 from camscribe.runtime.tensorrt import versions
+from camscribe.runtime.tensorrt.messages import messages
 
 
 class EngineRunner:
@@ -39,7 +40,7 @@ class EngineRunner:
             self._engine = versions.deserialize(trt, data)
             self._context = self._engine.create_execution_context()
             if self._context is None:
-                raise EngineError(f"TensorRT cannot run the engine: {versions.messages().last()}")
+                raise EngineError(f"TensorRT cannot run the engine: {messages().last()}")
             self._memory = Memory(self._gpu)
             self._arrays: dict[str, npt.NDArray[Any]] = {}
             self._addresses: dict[str, int] = {}
@@ -54,7 +55,7 @@ class EngineRunner:
                 self._arrays[spec.name] = np.zeros(shape, spec.dtype)
                 self._addresses[spec.name] = self._memory.device(math.prod(shape) * np.dtype(spec.dtype).itemsize)
                 if not self._context.set_tensor_address(spec.name, self._addresses[spec.name]):
-                    raise EngineError(f"TensorRT refuses a buffer for {spec.name}: {versions.messages().last()}")
+                    raise EngineError(f"TensorRT refuses a buffer for {spec.name}: {messages().last()}")
 
     def __call__(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         with self._gpu.current("running an engine") as cuda:
@@ -63,7 +64,7 @@ class EngineRunner:
                 array[...] = value
                 cuda.memcpy_htod(self._addresses[name], array)
             if not self._context.execute_async_v3(self._memory.stream.handle):
-                raise EngineError(f"TensorRT cannot run the engine: {versions.messages().last()}")
+                raise EngineError(f"TensorRT cannot run the engine: {messages().last()}")
             self._memory.stream.synchronize()
             outputs = {name: array for name, array in self._arrays.items() if name not in feeds}
             for name, array in outputs.items():

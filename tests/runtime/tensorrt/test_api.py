@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from camscribe.runtime.tensorrt import versions
+from camscribe.runtime.tensorrt.messages import messages
 from camscribe.runtime.tensorrt.versions import MEMBERS, ONLY_IN, Version
 
 HERE = Path(__file__).parent
@@ -193,9 +194,9 @@ def test_the_module_that_is_here_has_what_was_recorded_for_its_version(trt: Modu
 
 
 def test_the_logger_of_the_module_that_is_here_keeps_warnings_for_our_messages(trt: ModuleType) -> None:
-    versions.messages().clear()
+    messages().clear()
     logger = versions.logger(trt)
     logger.log(trt.ILogger.INFO, "of no interest")
     logger.log(trt.ILogger.ERROR, "two\nlines")
-    assert list(versions.messages().lines) == ["two lines"]
+    assert list(messages().lines) == ["two lines"]
     assert logger is versions.logger(trt)
