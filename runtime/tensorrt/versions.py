@@ -145,7 +145,8 @@ def check_supported(number: Version, *, jetson: bool) -> None:
 
 
 def require_driver() -> None:
-    """Makes sure that the NVIDIA driver starts: TensorRT 8.6's ``Runtime`` crashes the process where it does not.
+    """Makes sure that the NVIDIA driver starts: where it does not, TensorRT's ``Runtime`` crashes the process (seen with
+    8.6.0 and 11.4.0).
 
     Raises:
         EngineError: there is no driver, or no GPU.
