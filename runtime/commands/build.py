@@ -162,6 +162,7 @@ class _ProgressLines:
         self._terminal = sys.stderr.isatty()
         self._last = -math.inf
         self._phase = ""
+        self._began = time.monotonic()
 
     def __enter__(self) -> _ProgressLines:
         return self
@@ -180,9 +181,9 @@ class _ProgressLines:
         self._last, self._phase = now, phase.partition(":")[0]
         if not self._terminal:
             done = "" if math.isnan(share) else f", {share:.0%}"
-            print(f"camscribe: {phase:.200}{done}", file=sys.stderr, flush=True)
+            print(f"camscribe: {phase:.200}{done} ({now - self._began:.0f} s)", file=sys.stderr, flush=True)
             return
         filled = 0 if math.isnan(share) else round(self._WIDTH * min(max(share, 0.0), 1.0))
         bar = "" if math.isnan(share) else f" {'█' * filled}{'░' * (self._WIDTH - filled)}"
-        sys.stderr.write(f"\r\x1b[K{phase:.70}{bar}")
+        sys.stderr.write(f"\r\x1b[K{now - self._began:.0f} s  {phase:.70}{bar}")
         sys.stderr.flush()

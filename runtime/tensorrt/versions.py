@@ -145,8 +145,9 @@ def check_supported(number: Version, *, jetson: bool) -> None:
 
 
 def require_driver() -> None:
-    """Makes sure that the NVIDIA driver starts: where it does not, TensorRT's ``Runtime`` crashes the process (seen with
-    8.6.0 and 11.4.0).
+    """Makes sure that the NVIDIA driver starts.
+
+    Where it does not, TensorRT's ``Runtime`` crashes the process; seen with 8.6.0 and 11.4.0.
 
     Raises:
         EngineError: there is no driver, or no GPU.
@@ -172,6 +173,12 @@ def member(trt: ModuleType, name: str) -> Any:
         return None
     enum, _, own = name.partition(".")
     return getattr(trt, enum).__members__[own]
+
+
+def dtype_name(dtype: Any) -> str:
+    """NumPy's name of a ``tensorrt.DataType``. TensorRT's own ``nptype`` fails in 8.6 with today's NumPy."""
+    name = str(dtype.name)
+    return {"FLOAT": "float32", "HALF": "float16"}.get(name, name.lower())
 
 
 @functools.lru_cache(maxsize=4)

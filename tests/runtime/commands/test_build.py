@@ -121,7 +121,7 @@ def test_progress_is_a_line_for_each_phase_where_there_is_no_terminal(monkeypatc
         for share in (0.1, 0.2, 0.3):
             progress.show("encoder: Building engine", share)
         progress.show("decoder: building", float("nan"))
-    assert stream.getvalue() == "camscribe: encoder: Building engine, 10%\ncamscribe: decoder: building\n"
+    assert stream.getvalue() == "camscribe: encoder: Building engine, 10% (0 s)\ncamscribe: decoder: building (0 s)\n"
 
 
 def test_progress_is_one_line_on_a_terminal_and_nothing_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
