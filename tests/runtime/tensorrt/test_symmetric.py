@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -107,16 +107,19 @@ def test_a_tensor_stored_otherwise_is_refused() -> None:
 
 @pytest.mark.skipif(not DEFAULT_BUNDLE.exists(), reason="this checkout has no bundled model")
 @pytest.mark.slow
-def test_the_bundled_int8_graphs_pass_the_gate_when_they_are_symmetric(
-    make_toolchain: Callable[[], object], tmp_path: Path
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_the_bundled_graphs_pass_the_gate_when_they_are_frozen(
+    make_toolchain: Callable[[], Any], precision: str
 ) -> None:
     bundle = Bundle.load()
-    data = {graph: freeze(bundle, "int8", graph, 2, 3) for graph in ("encoder", "decoder")}
-    zeros = [weight for weight in onnx.load_from_string(data["decoder"]).graph.initializer if weight.data_type == 2]
-    assert zeros == []
+    if precision not in bundle.manifest.precisions:
+        pytest.skip(f"the bundled model has no {precision} graphs")
+    data = {graph: freeze(bundle, precision, graph, 2, 3) for graph in ("encoder", "decoder")}
+    weights = onnx.load_from_string(data["decoder"]).graph.initializer
+    assert not [weight.name for weight in weights if weight.data_type == TensorProto.UINT8]
     reference = gate.onnxruntime_side(bundle)
-    with make_toolchain().side(bundle, "int8", EnginePair(data["encoder"], data["decoder"], 2, 3)) as candidate:
-        verdict = gate.compare(bundle, reference, candidate, 2, 3, gate.LIMITS["int8"])
+    with make_toolchain().side(bundle, precision, EnginePair(data["encoder"], data["decoder"], 2, 3)) as candidate:
+        verdict = gate.compare(bundle, reference, candidate, 2, 3, gate.LIMITS[precision])
     reference.executor.close()
     assert verdict.problems == []
     assert verdict.log_prob > 0
