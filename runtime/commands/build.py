@@ -16,7 +16,6 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import OptionError
 from camscribe.runtime.tensorrt import builder, versions
-from camscribe.runtime.tensorrt.engine_cache import EngineCache
 from camscribe.runtime.tensorrt.engines import Built, build_engines, check_sizes
 
 _PRECISIONS = {"fp16": "fp16", "fp32": "float32", "int8": "int8"}
@@ -32,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
     beams = bundle.manifest.search.beams if options.beams is None else options.beams
     check_sizes(options.batch, beams)
     versions.load(building=True)
-    EngineCache(bundle).place()  # whatever can be wrong is said before the GPU is touched
     from camscribe.runtime.cuda.driver import device_info
 
+    device = device_info()
     if precision == "int8":
         for line in _int8_loss(bundle):
             print(f"camscribe: {line}", file=sys.stderr)
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
                 precision,
                 options.batch,
                 beams,
-                device_info(),
+                device,
                 workspace_bytes=None if options.workspace is None else options.workspace << 20,
                 rebuild=options.rebuild,
                 progress=progress.show,
