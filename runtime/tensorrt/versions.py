@@ -63,8 +63,7 @@ ONLY_IN: dict[str, tuple[Version, Version]] = {
 """Other names that not all versions have; only this module touches them."""
 
 _INSTALL = (
-    "on a Jetson it comes with JetPack (sudo apt install nvidia-jetpack), elsewhere: "
-    "pip install tensorrt-cu12 (or tensorrt-cu13)"
+    'on a Jetson it comes with JetPack (sudo apt install nvidia-jetpack), elsewhere: pip install "camscribe[tensorrt]"'
 )
 _UNTOUCHED_LAYERS = ("CAST", "CONSTANT", "DEQUANTIZE", "IDENTITY", "QUANTIZE", "SHAPE")
 """Their types are fixed by what they are; TensorRT complains of constraints on them."""

@@ -37,7 +37,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.usefixtures("without_tensorrt")
 def test_without_tensorrt_one_line_says_what_to_install(capsys: pytest.CaptureFixture[str], toy_bundle: Bundle) -> None:
-    assert "pip install tensorrt-cu12" in fails(capsys, str(toy_bundle.path), "--precision", "fp32")
+    assert 'pip install "camscribe[tensorrt]"' in fails(capsys, str(toy_bundle.path), "--precision", "fp32")
 
 
 @pytest.mark.parametrize(
