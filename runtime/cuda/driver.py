@@ -7,8 +7,8 @@ share. It is made current for the length of a call and taken off again, in which
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,7 +25,7 @@ _OLDEST_CUDA = 11040
 """What the driver must support: CUDA 11.4, that of JetPack 5 and TensorRT 8.5."""
 _INSTALL = 'pip install "camscribe[tensorrt]"'
 _STREAM_NON_BLOCKING = 1
-"""A stream that does not wait for the default stream, where other libraries work."""
+_EVENT_DISABLE_TIMING = 2
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,27 @@ class Gpu:
                 # PyCUDA makes current again what was so before, its own or another library's.
                 self.cuda.Context.pop()
 
+    def stream(self) -> Any:
+        """A stream that does not wait for the default stream, where other libraries work. Call within ``current``."""
+        return self.cuda.Stream(_STREAM_NON_BLOCKING)
+
+    def wait(self, stream: Any, other: int) -> None:
+        """Lets a stream wait for what another library has enqueued so far. Call within ``current``.
+
+        Args:
+            stream: one of ``stream``.
+            other: the other one's CUstream; 1 for the default stream, 2 for the one of this thread.
+        """
+        # PyCUDA knows no streams but its own, and hides the handles of its events.
+        library = ctypes.CDLL("libcuda.so.1")
+        event = ctypes.c_void_p()
+        codes = [library.cuEventCreate(ctypes.byref(event), _EVENT_DISABLE_TIMING)]
+        codes.append(library.cuEventRecord(event, ctypes.c_void_p(other)))
+        codes.append(library.cuStreamWaitEvent(ctypes.c_void_p(int(stream.handle)), event, 0))
+        codes.append(library.cuEventDestroy_v2(event))
+        if any(codes):
+            raise EngineError(f"CUDA cannot wait for the stream {other:#x} of a device array (error {max(codes)})")
+
     def free_bytes(self) -> int:
         """Device memory that nobody uses."""
         with self.current("asking for free memory") as cuda:
@@ -94,14 +115,11 @@ class Shared:
 
 
 class Memory:
-    """A stream and all memory of one owner. Call within ``Gpu.current``; ``close`` gives everything back."""
+    """All memory of one owner, given back by ``close``. Call within ``Gpu.current``."""
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
-        self.stream = gpu.cuda.Stream(_STREAM_NON_BLOCKING)
         self._held: list[Any] = []
-        # Also frees an owner that is forgotten: PyCUDA alone cannot, in a thread that has not the context current.
-        self._finalizer = weakref.finalize(self, _release, gpu, self._held, [self.stream])
 
     def device(self, size: int) -> int:
         """Allocates device memory, aligned for any tensor; returns its address.
@@ -133,8 +151,10 @@ class Memory:
         return Shared(host, int(host.base.get_device_pointer()) if mapped else self.device(size), mapped)
 
     def close(self) -> None:
-        """Waits for the stream, then frees everything; closing again does nothing."""
-        self._finalizer()
+        """Frees everything; nothing on the GPU may still use it. After an error that broke the context, it is free."""
+        while self._held:
+            with contextlib.suppress(self.gpu.cuda.Error):
+                self._held.pop().free()
 
     def _too_little(self, size: int, kind: str) -> EngineError:
         free, total = self.gpu.cuda.mem_get_info()
@@ -241,22 +261,6 @@ def _as_engine_error(cuda: ModuleType, doing: str) -> Iterator[None]:
         raise EngineError(
             f"CUDA failed{' ' if doing else ''}{doing} ({_line(str(error))}); if it goes on, restart this program"
         ) from error
-
-
-def _release(gpu: Gpu, held: list[Any], streams: list[Any]) -> None:
-    """Frees what a ``Memory`` held, from whichever thread; a broken context has freed it already."""
-    try:
-        with gpu.current("freeing memory"):
-            for stream in streams:
-                # After an error that broke the context, waiting fails and so would all else.
-                with contextlib.suppress(gpu.cuda.Error):
-                    stream.synchronize()
-            while held:
-                with contextlib.suppress(gpu.cuda.Error):
-                    held.pop().free()
-            streams.clear()
-    except EngineError:
-        held.clear()
 
 
 def _dotted(version: int) -> str:
