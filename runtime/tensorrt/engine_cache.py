@@ -1,0 +1,183 @@
+"""Engines are a cache, never part of a bundle: built on the device, and rebuilt when anything they depend on differs.
+
+They lie in ``NAME.engines`` beside the bundle where that can be written, else in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import EngineError
+from camscribe.runtime.manifest import Graph
+from camscribe.runtime.tensorrt import sealed_file
+
+RECIPE = 1
+"""Raised when this code builds other engines from the same graphs; engines of another recipe are rebuilt."""
+_WORDS = {
+    "onnx_sha256": "another export of the graph",
+    "tensorrt": "TensorRT {}",
+    "gpu": "a {}",
+    "compute_capability": "compute capability {}",
+    "recipe": "another release of camscribe",
+}
+"""How a difference of a key is told. Other fields select the engine, so they never differ."""
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """Everything an engine depends on."""
+
+    onnx_sha256: str
+    """Of the graph and its weights, see ``graph_sha256``."""
+    tensorrt: str
+    """``10.3.0``"""
+    gpu: str
+    """The name of the GPU."""
+    compute_capability: str
+    """``8.7``"""
+    precision: str
+    graph: Graph
+    images: int
+    beams: int
+    """0 for the encoder, which knows none."""
+    recipe: int = RECIPE
+
+    def __str__(self) -> str:
+        beams = f", {self.beams} beams" if self.beams else ""
+        return f"{self.precision} {self.graph}, batch {self.images}{beams}"
+
+    @property
+    def file_name(self) -> str:
+        """Legible, and different for every key."""
+        beams = f"-k{self.beams}" if self.beams else ""
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+        return f"{self.graph}-{self.precision}-b{self.images}{beams}-{digest}.engine"
+
+
+def graph_sha256(bundle: Bundle, precision: str, graph: Graph) -> str:
+    """Of a graph's file and of the files that its weights lie in, as the manifest records them."""
+    pair = bundle.manifest.precisions[precision]
+    spec = pair.encoder if graph == "encoder" else pair.decoder
+    digests = [bundle.manifest.files[name].sha256 for name in (spec.file, *sorted(spec.external))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+class EngineCache:
+    """The engines of one bundle.
+
+    Args:
+        bundle: a loaded bundle.
+        user_cache: the user's cache folder; None for ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+
+    def __init__(self, bundle: Bundle, user_cache: Path | None = None) -> None:
+        path = bundle.path.resolve()
+        user = user_cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = re.sub(r"[^\w.-]", "_", path.name)
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        self.folders = (path.with_name(f"{path.name}.engines"), user / "camscribe" / f"{name}-{digest}.engines")
+        """Where engines are looked for, in this order, and written to, the first that can be."""
+
+    def find(self, key: EngineKey) -> Path | None:
+        """The file of an engine, if it is there and undamaged."""
+        return next((path for path in self._paths(key) if self._problem(path, key) is None), None)
+
+    def read(self, key: EngineKey) -> bytes | None:
+        """An engine, if it is there and undamaged."""
+        for path in self._paths(key):
+            try:
+                header, content = sealed_file.read(path)
+            except (OSError, ValueError):
+                continue
+            if header.get("key") == asdict(key):
+                return content
+        return None
+
+    def why_not(self, key: EngineKey) -> str:
+        """Why ``find`` finds nothing: what is there instead, in words."""
+        for path in self._paths(key):
+            problem = self._problem(path, key)
+            if problem is not None and path.exists():
+                return f"{path}: {problem}"
+        others = sorted(self._similar(key), key=lambda item: len(_differences(item, key)))
+        if not others:
+            return f"no engine was built here for {key}"
+        there, here = _differences(others[0], key), _differences(asdict(key), others[0])
+        return f"the engine for {key} was built for {', '.join(there)}; this is {', '.join(here)}"
+
+    def place(self) -> Path:
+        """The folder that engines are written to, made and tried. Call it before a build that takes minutes.
+
+        Raises:
+            EngineError: neither folder can be written into.
+        """
+        problems = []
+        for folder in self.folders:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                problems.append(f"{folder} ({error.strerror})")
+            else:
+                sealed_file.remove_stale(folder)
+                return folder
+        raise EngineError(
+            f"engines can be written neither into {' nor into '.join(problems)}: make one of them writable, "
+            "or set XDG_CACHE_HOME to a folder that is"
+        )
+
+    def store(self, key: EngineKey, data: bytes, notes: dict[str, Any] | None = None) -> Path:
+        """Writes an engine, whole or not at all; one of the same key is replaced.
+
+        Args:
+            key: what it depends on.
+            data: as TensorRT serialized it.
+            notes: what else to keep beside it: the audit, the gate's figures.
+
+        Raises:
+            EngineError: it cannot be written.
+        """
+        path = self.place() / key.file_name
+        sealed_file.write(path, {"key": asdict(key), "notes": notes or {}}, data)
+        return path
+
+    def _paths(self, key: EngineKey) -> list[Path]:
+        return [folder / key.file_name for folder in self.folders]
+
+    def _problem(self, path: Path, key: EngineKey) -> str | None:
+        try:
+            header, _ = sealed_file.read(path)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            return f"is not usable ({error})"
+        return None if header.get("key") == asdict(key) else "holds the engine of another key"
+
+    def _similar(self, key: EngineKey) -> list[dict[str, Any]]:
+        """Keys of the engines that do the same, but were built for something else."""
+        wanted = {name: value for name, value in asdict(key).items() if name not in _WORDS}
+        found = []
+        for folder in self.folders:
+            for path in sorted(folder.glob("*.engine")):
+                try:
+                    other = sealed_file.read_header(path).get("key")
+                except (OSError, ValueError):
+                    continue
+                if isinstance(other, dict) and wanted.items() <= other.items():
+                    found.append(other)
+        return found
+
+
+def _differences(mine: Any, other: Any) -> list[str]:
+    """In what ``mine`` differs from ``other``, told from ``mine``'s side."""
+    mine, other = (asdict(item) if isinstance(item, EngineKey) else item for item in (mine, other))
+    names = [field.name for field in fields(EngineKey) if field.name in _WORDS]
+    return [_WORDS[name].format(mine.get(name)) for name in names if mine.get(name) != other.get(name)]
