@@ -54,8 +54,8 @@ def as_rgb(image: ImageLike, color: Color | None = None, at_least: int | None = 
     Args:
         image: a path, a PIL image (EXIF rotation applied), or a numpy array: uint8 [h, w, 3], or [h, w] for grey, or
             [h * 3 / 2, w] for NV12 as cameras give it: Y, then U and V in turns at half the size (BT.601, 16 to 235).
-        color: order of the channels of an array of three, ``"rgb"`` (PIL, imageio) or ``"bgr"`` (OpenCV); or ``"nv12"``.
-            Must be said for such an array, as nothing in it tells; other forms know their own.
+        color: order of the channels of an array of three, ``"rgb"`` (PIL, imageio) or ``"bgr"`` (OpenCV); ``"nv12"``
+            for that. Must be said for such an array, as nothing in it tells; other forms know their own.
         at_least: see ``read``.
 
     Returns:

@@ -135,6 +135,8 @@ def resizes(height: int, width: int, spec: PixelSpec) -> list[tuple[int, int, Fi
 
 def visible_part(image: Pixels, spec: PixelSpec) -> Pixels:
     """The part of a photograph (uint8 [h, w, 3]) that the model sees: all of it, or its centre."""
+    if spec.fit == "squash":
+        return image
     top, left, rows, columns = visible_box(image.shape[0], image.shape[1], spec)
     return image[top : top + rows, left : left + columns]
 

@@ -103,7 +103,9 @@ def device_image(image: Any, color: str | None) -> DeviceImage:
     except (SourceError, OptionError):
         raise
     except Exception as error:  # whatever the other library raises: it needs a gradient, its memory is gone
-        raise SourceError(f"image is a device array that cannot be read ({' '.join(str(error).split()):.200})") from error
+        raise SourceError(
+            f"image is a device array that cannot be read ({' '.join(str(error).split()):.200})"
+        ) from error
 
 
 def _from_interface(image: Any, color: str | None) -> DeviceImage:
@@ -155,14 +157,21 @@ def read_dlpack(capsule: Any) -> tuple[int, tuple[int, ...], tuple[int, ...] | N
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     tensor = _Tensor.from_address(get_pointer(capsule, b"dltensor"))
     if (tensor.code, tensor.bits, tensor.lanes) != (_DLPACK_UINT, 8, 1):
-        raise SourceError(f"image is a device array of {tensor.bits}-bit numbers or not of uint8; expected uint8, 0 to 255")
+        raise SourceError(
+            f"image is a device array of {tensor.bits}-bit numbers or not of uint8; expected uint8, 0 to 255"
+        )
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None
     return (tensor.data or 0) + tensor.byte_offset, shape, strides
 
 
 def _describe(
-    address: int, shape: Sequence[int], strides: Sequence[int] | None, color: str | None, stream: int | None, owner: object
+    address: int,
+    shape: Sequence[int],
+    strides: Sequence[int] | None,
+    color: str | None,
+    stream: int | None,
+    owner: object,
 ) -> DeviceImage:
     shape = tuple(map(int, shape))
     text = "x".join(map(str, shape))

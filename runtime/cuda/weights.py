@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from camscribe.runtime.pixels import Filter, PixelSpec, resizes, visible_box
+from camscribe.runtime.pixels import PixelSpec, resizes, visible_box
 
 _CUBIC = -0.75
 """The slope of OpenCV's cubic filter."""

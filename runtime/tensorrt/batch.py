@@ -70,7 +70,11 @@ class Batch:
         self._device, self._pixels = device, manifest.pixels
         self._shared, self._private = device.shared(plan.shared_bytes), device.private(plan.private_bytes)
         shared, private = self._shared.address, self._private
-        self._image, self._bias, self._min_words = self._view(plan.image), self._view(plan.bias), self._view(plan.min_words)
+        self._image, self._bias, self._min_words = (
+            self._view(plan.image),
+            self._view(plan.bias),
+            self._view(plan.min_words),
+        )
         self._rows, self._attention = self._view(plan.rows), self._view(plan.attention)
         self._view(plan.step_numbers)[:] = np.arange(steps, dtype=np.int32)[:, None]
         self._column("token")[0] = manifest.special_tokens.start

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from types import ModuleType
 from typing import Any
 
+from camscribe.runtime.cuda import graphs
 from camscribe.runtime.cuda.arrays import DeviceImage
-from camscribe.runtime.cuda.driver import Gpu, Memory, Shared
-from camscribe.runtime.cuda.graphs import Graphs
+from camscribe.runtime.cuda.driver import Gpu, Memory, Shared, open_gpu
 from camscribe.runtime.cuda.preprocess import Preprocessor
 from camscribe.runtime.errors import EngineError
-from camscribe.runtime.manifest import Graph, GraphSpec, TensorSpec
+from camscribe.runtime.manifest import Graph, GraphPair, GraphSpec, TensorSpec
 from camscribe.runtime.pixels import PixelSpec
 from camscribe.runtime.tensorrt import versions
+from camscribe.runtime.tensorrt.engines import EnginePair
 from camscribe.runtime.tensorrt.plan import fixed_shape
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "UINT8": "uint8"}
@@ -38,8 +41,8 @@ class Engine:
         if self._context is None:
             size = getattr(self._engine, "device_memory_size", None)
             raise EngineError(
-                f"the engine of {graph.file} has no room to work{f' ({size:,} bytes)' if size else ''}; close other "
-                "programs on the GPU, or lower the batch or the beams"
+                f"the engine of {graph.file} has no room to work{f' ({size:,} bytes)' if size else ''}: "
+                f"{versions.messages().last()}; close other programs on the GPU, or lower the batch or the beams"
             )
         self._file = graph.file
         self.names = frozenset(self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors))
@@ -53,10 +56,14 @@ class Engine:
         for name, address in addresses.items():
             if name in self.names and self._set.get(name) != address:
                 if not self._context.set_tensor_address(name, address):
-                    raise EngineError(f"TensorRT refuses an address of {name} of {self._file}")
+                    raise EngineError(
+                        f"TensorRT refuses an address of {name} of {self._file}: {versions.messages().last()}"
+                    )
                 self._set[name] = address
         if not self._context.execute_async_v3(stream):
-            raise EngineError(f"TensorRT failed to run {self._file}; if it goes on, build the engines again")
+            raise EngineError(
+                f"TensorRT failed to run {self._file}: {versions.messages().last()}; if it goes on, restart this program"
+            )
 
     def _problems(self, graph: GraphSpec, sizes: Mapping[str, int]) -> list[str]:
         expected = {spec.name: spec for spec in (*graph.inputs, *graph.outputs)}
@@ -93,9 +100,10 @@ class CudaDevice:
     ) -> None:
         self._gpu, self._cuda, self._stream = gpu, gpu.cuda, stream
         self._handle = int(stream.handle)
+        self.closed = False
         self._engines, self._preprocessor = engines, preprocessor
         self._memory = Memory(gpu)
-        self._graphs = Graphs(recorder, self._handle)
+        self._graphs = graphs.Graphs(recorder, self._handle)
 
     def private(self, size: int) -> int:
         """See ``Device``."""
@@ -144,3 +152,86 @@ class CudaDevice:
         """See ``Device``."""
         self._graphs.close()
         self._memory.close()
+        self.closed, self._stream, self._engines = True, None, {}
+
+
+class CudaMachine:
+    """``camscribe.runtime.tensorrt.executor.Machine`` on an NVIDIA GPU: its stream, engines and kernel.
+
+    What is not closed is freed when it is forgotten, in whichever thread that happens.
+
+    Args:
+        pair: the tensors of the engines.
+
+    Raises:
+        EngineError: TensorRT, PyCUDA or the GPU is missing.
+    """
+
+    def __init__(self, pair: GraphPair) -> None:
+        self._trt = versions.load()
+        self._gpu = open_gpu()
+        self._pair = pair
+        self._recorder = graphs.bindings()
+        self.integrated = self._gpu.info.integrated
+        self.notes: tuple[str, ...] = ()
+        if self._recorder is None:
+            self.notes = (f"steps are enqueued one by one, as cuda-python is not installed: {graphs.INSTALL}",)
+        with self.current("making a stream"):
+            self._held = _Held(self._gpu)
+        self._finalizer = weakref.finalize(self, self._held.release)
+
+    def current(self, doing: str) -> contextlib.AbstractContextManager[Any]:
+        """See ``Machine``."""
+        return self._gpu.current(doing)
+
+    def open(self, engines: EnginePair, sizes: Mapping[str, int]) -> None:
+        """See ``Machine``."""
+        self._held.engines[engines.images, engines.beams] = {
+            "encoder": Engine(self._trt, engines.encoder, self._pair.encoder, sizes),
+            "decoder": Engine(self._trt, engines.decoder, self._pair.decoder, sizes),
+        }
+
+    def device(self, images: int, beams: int) -> CudaDevice:
+        """See ``Machine``."""
+        engines = self._held.engines[images, beams]
+        device = CudaDevice(self._gpu, self._held.stream, engines, self._held.kernel, self._recorder)
+        self._held.devices = [*(other for other in self._held.devices if not other.closed), device]
+        return device
+
+    def synchronize(self) -> None:
+        """See ``Machine``."""
+        self._held.stream.synchronize()
+
+    def close(self) -> None:
+        """See ``Machine``."""
+        self._finalizer()
+
+
+class _Held:
+    """All that lies on the GPU."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.stream: Any = gpu.stream()
+        self.engines: dict[tuple[int, int], dict[Graph, Engine]] = {}
+        self.devices: list[CudaDevice] = []
+        self.preprocessor: Preprocessor | None = None
+
+    def kernel(self) -> Preprocessor:
+        if self.preprocessor is None:
+            self.preprocessor = Preprocessor(self.gpu)
+        return self.preprocessor
+
+    def release(self) -> None:
+        """A broken context has freed everything already, so its errors are no news."""
+        with contextlib.suppress(EngineError), self.gpu.current("freeing memory"):
+            with contextlib.suppress(self.gpu.cuda.Error):
+                self.stream.synchronize()
+            while self.devices:
+                self.devices.pop().close()
+            if self.preprocessor is not None:
+                self.preprocessor.close()
+            self.preprocessor = None
+            # Contexts and engines are freed by forgetting them, and the stream last, while the context is current.
+            self.engines.clear()
+            self.stream = None

@@ -87,9 +87,7 @@ class Plan:
         states = [spec for spec in pair.decoder.inputs if spec.name.startswith("state.")]
         self.states = [{spec.name: self._add(private, spec) for spec in states} for _ in range(2)]
         # An engine writes every output it has, wanted or not.
-        self.unread = {
-            spec.name: self._add(private, spec) for spec in pair.decoder.outputs if spec.name == "log_prob"
-        }
+        self.unread = {spec.name: self._add(private, spec) for spec in pair.decoder.outputs if spec.name == "log_prob"}
         self.private_bytes = private.bytes
 
     def encoder(self, private: int, shared: int, image: int | None = None) -> dict[str, int]:
