@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.errors import EngineError, OptionError
+from camscribe.runtime.errors import EngineError, NoEngineError, OptionError
+from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.manifest import Device
-from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, why_not_cuda
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, why_not_cuda, why_not_tensorrt
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Hypothesis, Progress, SearchOptions, Trace, hypotheses
 from camscribe.runtime.threads import both
 
-Backend = Literal["auto", "cpu", "cuda", "tensorrt"]
+if TYPE_CHECKING:
+    from camscribe.runtime.cuda.arrays import DeviceImage
+    from camscribe.runtime.tensorrt.executor import TensorRTExecutor
+
+Backend = Literal["auto", "cpu", "cuda", "cuda-graph", "tensorrt", "ort-tensorrt"]
+"""``cuda`` is ONNX Runtime on a GPU, ``cuda-graph`` the same with each step recorded as a CUDA graph, ``ort-tensorrt``
+ONNX Runtime with its own TensorRT provider, ``tensorrt`` our executor on engines made by ``camscribe build``."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
@@ -23,11 +34,20 @@ class Executor(Protocol):
     ``encode`` begins a search, each ``step`` continues it, ``trace`` shows what was selected so far.
     """
 
-    def encode(self, images: Pixels, options: SearchOptions, bias: Floats) -> None:
+    @property
+    def poll(self) -> int:
+        """Steps to run between two looks at the trace: 1 where a look costs nothing."""
+
+    @property
+    def device_images(self) -> bool:
+        """Whether ``encode`` takes images that lie on the device."""
+
+    def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
         """Encodes images and sets the beams to their start.
 
         Args:
-            images: uint8 [B, H, W, 3], RGB, reduced.
+            images: uint8 [B, H, W, 3], RGB, reduced; or, with ``device_images``, a sequence of such [H, W, 3] and of
+                images on the device of any size.
             options: ``beams``, ``max_words`` and ``min_words`` are used.
             bias: float32 [V], added to the log-probabilities.
 
@@ -49,7 +69,7 @@ class Executor(Protocol):
 class Choice:
     """Which backend was taken, and why."""
 
-    backend: Device
+    backend: Backend
     precision: str
     reasons: tuple[str, ...]
     """Why this one, and why not each of the others."""
@@ -60,9 +80,10 @@ class Choice:
 def search(executor: Executor, options: SearchOptions) -> list[list[Hypothesis]]:
     """Searches captions of the images that ``executor`` has just encoded: n best for each image, best first."""
     progress = None
+    poll = max(options.poll, executor.poll)
     for step in range(options.max_words):
         executor.step()
-        if (step + 1) % options.poll == 0:
+        if (step + 1) % poll == 0:
             trace = executor.trace()
             progress = progress or Progress(trace.token.shape[1], options)
             if progress.finished(trace):
@@ -90,19 +111,61 @@ def open_executor(
         raise OptionError(f"backend is {backend!r}; expected {', '.join(get_args(Backend))}")
     if threads is not None and not 1 <= threads <= 1024:
         raise OptionError(f"threads is {threads}; expected 1 to 1024")
+    if backend == "auto":
+        return _open_fastest(path, precision, threads)
+    reasons = (f"{backend}: asked for",)
     if backend == "tensorrt":
-        raise EngineError("this release has no TensorRT executor; use --backend auto, cpu or cuda")
-    device: Device = "cuda" if backend == "cuda" else "cpu"
+        bundle, tensorrt, taken = _open_tensorrt(path, precision, build=True)
+        reasons += tuple(f"tensorrt: {note}" for note in tensorrt.notes)
+        return bundle, tensorrt, Choice(backend, taken, reasons, surprising=False)
+    device: Device = "cpu" if backend == "cpu" else "cuda"
     # Hashing the graphs takes about as long as importing ONNX Runtime.
-    bundle, missing = both(lambda: Bundle.load(path, device, precision), why_not_cuda)
-    if backend == "cuda" and missing is not None:
-        raise EngineError(f"backend cuda cannot be used: {missing}")
-    if backend != "auto":
-        executor, taken = _open(bundle, device, precision, threads)
-        return bundle, executor, Choice(device, taken, (f"{backend}: asked for",), surprising=False)
-    reasons = ["tensorrt: this release has no TensorRT executor"]
+    bundle, missing = both(lambda: Bundle.load(path, device, precision), lambda: why_not(backend))
+    if missing is not None:
+        raise EngineError(f"backend {backend} cannot be used: {missing}")
+    executor, taken = _open(bundle, backend, precision, threads)
+    reasons += tuple(f"{backend}: {note}" for note in executor.notes)
+    return bundle, executor, Choice(backend, taken, reasons, surprising=False)
+
+
+def _open_fastest(path: Path | None, precision: str | None, threads: int | None) -> tuple[Bundle, Executor, Choice]:
+    """Tries one backend after the other, the fastest first."""
+    bundle, missing = both(lambda: Bundle.load(path, "cpu", precision), lambda: why_not("cuda"))
+    reasons, surprising = [], False
+    try:
+        other, tensorrt, taken = _open_tensorrt(path, precision, build=False)
+    except EngineError as error:
+        gpu = has_nvidia_gpu()
+        reasons.append(f"tensorrt: {error if gpu else 'there is no NVIDIA GPU here'}")
+        # A user who has all that TensorRT needs but the engines wants to know; one without TensorRT may not care.
+        surprising = gpu and isinstance(error, NoEngineError)
+    else:
+        reasons += ["tensorrt: taken, the fastest that works here", *(f"tensorrt: {note}" for note in tensorrt.notes)]
+        executor = FallbackExecutor(
+            tensorrt, lambda: _next_fastest(bundle, path, precision, threads)[1], other.manifest.pixels
+        )
+        return other, executor, Choice("tensorrt", taken, tuple(reasons), surprising=False)
     # A GPU that stays idle is worth a word, a machine without one is not.
-    surprising = missing is not None and has_nvidia_gpu()
+    surprising = surprising or (missing is not None and has_nvidia_gpu())
+    found, executor, choice = _next_fastest(bundle, path, precision, threads, missing)
+    return (
+        found,
+        executor,
+        replace(choice, reasons=(*reasons, *choice.reasons), surprising=surprising or choice.surprising),
+    )
+
+
+def _next_fastest(
+    bundle: Bundle, path: Path | None, precision: str | None, threads: int | None, missing: str | None = None
+) -> tuple[Bundle, Executor, Choice]:
+    """ONNX Runtime on the GPU, else on the CPU.
+
+    Args:
+        bundle: as it is loaded for a CPU.
+        path, precision, threads: see ``open_executor``.
+        missing: why the GPU cannot be used, as far as it is known.
+    """
+    missing, surprising = missing or why_not("cuda"), False
     if missing is None:
         try:
             other = Bundle.load(path, "cuda", precision)
@@ -110,11 +173,60 @@ def open_executor(
         except EngineError as error:
             missing, surprising = str(error), True
         else:
-            reasons.append("cuda: taken, the fastest that works here")
-            return other, executor, Choice("cuda", taken, tuple(reasons), surprising=False)
+            reasons: tuple[str, ...] = ("cuda: taken, the fastest that works here",)
+            return other, executor, Choice("cuda", taken, reasons, surprising=False)
     executor, taken = _open(bundle, "cpu", precision, threads)
-    reasons += [f"cuda: {missing}", "cpu: taken, it works everywhere"]
-    return bundle, executor, Choice("cpu", taken, tuple(reasons), surprising)
+    reasons = (f"cuda: {missing}", "cpu: taken, it works everywhere")
+    return bundle, executor, Choice("cpu", taken, reasons, surprising)
+
+
+def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> tuple[Bundle, TensorRTExecutor, str]:
+    """Opens the engines for one image and the bundle's number of beams.
+
+    Args:
+        path, precision: see ``open_executor``.
+        build: build what is missing, which takes minutes.
+
+    Raises:
+        NoEngineError: ``build`` is False, and only the engines are missing.
+        EngineError: TensorRT, PyCUDA or the GPU is missing, or an engine cannot be built or loaded.
+    """
+    # What is likely to be missing is asked first, as it costs no time.
+    from camscribe.runtime.cuda.driver import device_info
+    from camscribe.runtime.tensorrt import versions
+
+    info = device_info()
+    versions.load(building=build)
+    from camscribe.runtime.tensorrt.engines import EnginePair, open_engines
+    from camscribe.runtime.tensorrt.executor import TensorRTExecutor
+
+    manifest = Bundle.load(path, "cuda", precision).manifest
+    taken = precision or ("fp16" if "fp16" in manifest.precisions else "float32")
+    bundle = Bundle.load(path, "cuda", taken)
+
+    def engines(images: int, beams: int) -> EnginePair:
+        # Engines for larger batches save time but are not needed, so nobody waits minutes for them unasked.
+        return open_engines(bundle, taken, images, beams, info, build=build and images == 1, progress=_Told())
+
+    try:
+        first = engines(1, manifest.search.beams)
+    except EngineError as error:
+        if build:
+            raise
+        raise NoEngineError(f"{error}; camscribe build makes it, and captions faster") from error
+    return bundle, TensorRTExecutor(bundle, taken, first, engines), taken
+
+
+class _Told:
+    """Tells what is being built, once for each thing: it takes minutes on a small device."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, doing: str, done: float) -> None:
+        if doing != self._last:
+            _LOG.warning("camscribe: %s", doing)
+        self._last = doing
 
 
 def has_nvidia_gpu() -> bool:
@@ -122,6 +234,20 @@ def has_nvidia_gpu() -> bool:
     return any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu"))
 
 
-def _open(bundle: Bundle, device: Device, precision: str | None, threads: int | None) -> tuple[Executor, str]:
-    taken = bundle.manifest.precision_for(device, precision)
-    return OnnxRuntimeExecutor(bundle, taken, device, threads), taken
+def why_not(backend: Backend) -> str | None:
+    """Why a backend of ONNX Runtime cannot be used here, as far as can be told without trying; None where it may."""
+    if backend == "cpu":
+        return None
+    return why_not_cuda() if backend != "ort-tensorrt" else why_not_tensorrt()
+
+
+def _open(
+    bundle: Bundle, backend: Backend, precision: str | None, threads: int | None
+) -> tuple[OnnxRuntimeExecutor, str]:
+    taken = bundle.manifest.precision_for("cpu" if backend == "cpu" else "cuda", precision)
+    if backend == "cpu":
+        return OnnxRuntimeExecutor(bundle, taken, "cpu", threads), taken
+    executor = OnnxRuntimeExecutor(
+        bundle, taken, "cuda", threads, tensorrt=backend == "ort-tensorrt", graphs=backend == "cuda-graph"
+    )
+    return executor, taken

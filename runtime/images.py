@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
 Color = Literal["rgb", "bgr", "nv12"]
-ImageLike: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Image.Image"
+
+
+class OnGpu(Protocol):
+    """An array on a GPU, of whatever library: PyTorch, CuPy, PyCUDA, Numba. DLPack is understood too."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Image.Image | OnGpu"
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: Pillow's own limit, a quarter of a GiB of RGB."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,8 @@ import numpy as np
 
 from camscribe.runtime.cuda.driver import open_gpu
 from camscribe.runtime.errors import OptionError, SourceError
-from camscribe.runtime.pixels import Pixels, PixelSpec
+from camscribe.runtime.images import as_rgb
+from camscribe.runtime.pixels import Pixels, PixelSpec, reduce
 
 Layout = Literal["rgb", "bgr", "grey", "nv12"]
 
@@ -57,8 +59,6 @@ class DeviceImage:
         Raises:
             EngineError: PyCUDA or the driver is missing, or the copy failed.
         """
-        from camscribe.runtime.images import as_rgb
-
         rows, shape = self.height, (self.height, self.width, 3)
         if self.layout == "nv12":
             rows, shape = self.height * 3 // 2, (self.height * 3 // 2, self.width, 1)
@@ -76,8 +76,19 @@ class DeviceImage:
         return as_rgb(pixels, "bgr" if self.layout == "bgr" else "rgb")
 
 
+def on_host(image: Pixels | DeviceImage, spec: PixelSpec) -> Pixels:
+    """An image as the encoder of a backend wants it that reads no memory of a GPU.
+
+    Raises:
+        EngineError: it cannot be copied from the GPU.
+    """
+    return reduce(image.download(), spec) if isinstance(image, DeviceImage) else image
+
+
 def is_on_gpu(image: object) -> bool:
     """Whether an object shows itself as memory of a GPU."""
+    if isinstance(image, str | os.PathLike | np.ndarray):
+        return False
     if hasattr(image, "__cuda_array_interface__"):
         return True
     device = getattr(image, "__dlpack_device__", None)

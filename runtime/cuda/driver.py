@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ _gpus: dict[int, Gpu] = {}
 def _start() -> ModuleType:
     """``pycuda.driver``, with the driver started."""
     try:
-        import pycuda.driver as cuda
+        cuda = importlib.import_module("pycuda.driver")
     except ImportError as error:
         raise EngineError(_import_problem(error)) from error
     try:
@@ -220,7 +221,7 @@ def _start() -> ModuleType:
         )
     if cuda.Device.count() < 1:
         raise EngineError(_start_problem("no CUDA-capable device"))
-    return cast(ModuleType, cuda)
+    return cuda
 
 
 def _import_problem(error: ImportError) -> str:

@@ -62,7 +62,7 @@ class Engine:
                 self._set[name] = address
         if not self._context.execute_async_v3(stream):
             raise EngineError(
-                f"TensorRT failed to run {self._file}: {versions.messages().last()}; if it goes on, restart this program"
+                f"TensorRT failed to run {self._file}: {versions.messages().last()}; if it goes on, restart the program"
             )
 
     def _problems(self, graph: GraphSpec, sizes: Mapping[str, int]) -> list[str]:
@@ -71,7 +71,7 @@ class Engine:
         for name, spec in expected.items():
             if name in self.names:
                 dtype = self._engine.get_tensor_dtype(name).name
-                found = TensorSpec(name, _DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))  # type: ignore[arg-type]
+                found = TensorSpec(name, _DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))
                 if (found.dtype, found.shape) != (spec.dtype, fixed_shape(spec, sizes)):
                     problems.append(f"has {found}; expected {TensorSpec(name, spec.dtype, fixed_shape(spec, sizes))}")
             elif name != "log_prob":

@@ -12,7 +12,7 @@ import numpy as np
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.cuda.arrays import DeviceImage
-from camscribe.runtime.errors import EngineError
+from camscribe.runtime.errors import EngineError, NoEngineError
 from camscribe.runtime.manifest import GraphPair, Manifest
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, SearchOptions, Trace
@@ -27,10 +27,6 @@ _BATCHES_KEPT = 16
 """Batches whose memory is kept: one for each size, number of beams and steps, and part of a larger batch."""
 _POLL, _POLL_INTEGRATED = 4, 2
 """Steps between two looks: a look costs about a step on a card; on a Jetson a step costs more than a look."""
-
-
-class NoEngineError(EngineError):
-    """Raised when no engine was built for this number of beams, so that another backend may take the search."""
 
 
 class Machine(Protocol):
@@ -107,7 +103,7 @@ class EngineExecutor:
             made = []
             for index, first in enumerate(range(0, len(images), size)):
                 batch = self._batch(machine, (size, options.beams, options.max_words, index))
-                batch.start(images[first : first + size], options.min_words, bias)
+                batch.start(list(images[first : first + size]), options.min_words, bias)
                 made.append(batch)
             self._batches, self._steps = made, options.max_words
         self._step = self._enqueued = 0

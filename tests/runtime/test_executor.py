@@ -23,6 +23,7 @@ from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_ses
 from camscribe.runtime.search import DEAD, SearchOptions, Trace, hypotheses, initial_score, select
 
 Make = Callable[..., Path]
+has_gpu = executor_module.has_nvidia_gpu
 
 
 def numpy_search(bundle: Bundle, images: np.ndarray, options: SearchOptions, bias: np.ndarray) -> Trace:
@@ -223,10 +224,13 @@ def test_a_graph_that_is_none_is_refused_in_one_line(toy_bundle: Bundle, tmp_pat
 def test_auto_says_what_it_took_and_why_not_the_others(toy_bundle: Bundle) -> None:
     _, executor, choice = open_executor(toy_bundle.path, "auto", threads=1)
     executor.close()
-    assert choice.backend in ("cpu", "cuda")
+    assert choice.backend in ("cpu", "cuda", "tensorrt")
     assert choice.precision == "float32"
-    assert [reason.split(":")[0] for reason in choice.reasons][:2] == ["tensorrt", "cuda"]
+    assert choice.reasons[0].startswith("tensorrt: ")
     assert any("taken" in reason for reason in choice.reasons)
+    if not has_gpu():
+        assert choice.reasons[0] == "tensorrt: there is no NVIDIA GPU here"
+        assert [reason.split(":")[0] for reason in choice.reasons] == ["tensorrt", "cuda", "cpu"]
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this one has CUDA")
@@ -249,15 +253,21 @@ def test_auto_falls_back_from_a_gpu_that_does_not_start_and_says_so(
 
 
 def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="no TensorRT executor"):
-        open_executor(toy_bundle.path, "tensorrt")
-    with pytest.raises(OptionError, match="expected auto, cpu, cuda, tensorrt"):
+    if not has_gpu():
+        with pytest.raises(EngineError, match="PyCUDA|driver|GPU"):
+            open_executor(toy_bundle.path, "tensorrt")
+    with pytest.raises(OptionError, match="expected auto, cpu, cuda, cuda-graph, tensorrt, ort-tensorrt"):
         open_executor(toy_bundle.path, "npu")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="threads is 0"):
         open_executor(toy_bundle.path, "cpu", threads=0)
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(EngineError, match="built without CUDA"):
             open_executor(toy_bundle.path, "cuda")
+        with pytest.raises(EngineError, match="backend cuda-graph cannot be used: .* built without CUDA"):
+            open_executor(toy_bundle.path, "cuda-graph")
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(EngineError, match="backend ort-tensorrt cannot be used: .* built without TensorRT"):
+            open_executor(toy_bundle.path, "ort-tensorrt")
 
 
 @pytest.mark.gpu

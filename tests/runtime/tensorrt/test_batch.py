@@ -1,7 +1,7 @@
 """The plan and the loop of the TensorRT executor on host memory, with ONNX Runtime in place of the engines.
 
-The addresses, the copies and their order are those of a GPU: device memory is memory of its own here too, so what is not
-copied is not seen.
+The addresses, the copies and their order are those of a GPU. Device memory is memory of its own here too, so what is
+not copied is not seen.
 """
 
 from __future__ import annotations
