@@ -16,7 +16,7 @@ import numpy as np
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption, Sentence, Timings
-from camscribe.runtime.cuda.arrays import DeviceImage, device_image, is_on_gpu, on_host
+from camscribe.runtime.cuda.arrays import DeviceImage, device_image, is_on_gpu
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
 from camscribe.runtime.images import Color, ImageLike, as_rgb
@@ -200,10 +200,7 @@ class Captioner:
         spec = self.bundle.manifest.pixels
         start = perf_counter()
         if is_on_gpu(image):
-            found = device_image(image, color)
-            executor = self._executor
-            on_device = executor is not None and executor.device_images
-            return _Prepared(found if on_device else on_host(found, spec), perf_counter() - start, 0.0)
+            return _Prepared(device_image(image, color), perf_counter() - start, 0.0)
         # Twice the size leaves the area filter enough to give the same picture.
         pixels = as_rgb(image, color, at_least=2 * max(spec.height, spec.width))
         read = perf_counter()

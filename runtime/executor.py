@@ -38,16 +38,12 @@ class Executor(Protocol):
     def poll(self) -> int:
         """Steps to run between two looks at the trace: 1 where a look costs nothing."""
 
-    @property
-    def device_images(self) -> bool:
-        """Whether ``encode`` takes images that lie on the device."""
-
     def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
         """Encodes images and sets the beams to their start.
 
         Args:
-            images: uint8 [B, H, W, 3], RGB, reduced; or, with ``device_images``, a sequence of such [H, W, 3] and of
-                images on the device of any size.
+            images: uint8 [B, H, W, 3], RGB, reduced; or a sequence of such [H, W, 3] and of images of any size on the
+                GPU, which one that runs there reads where they lie.
             options: ``beams``, ``max_words`` and ``min_words`` are used.
             bias: float32 [V], added to the log-probabilities.
 
@@ -113,8 +109,11 @@ def open_executor(
         raise OptionError(f"threads is {threads}; expected 1 to 1024")
     if backend == "auto":
         return _open_fastest(path, precision, threads)
-    reasons = (f"{backend}: asked for",)
+    reasons: tuple[str, ...] = (f"{backend}: asked for",)
     if backend == "tensorrt":
+        missing = why_not(backend)
+        if missing is not None:
+            raise EngineError(f"backend {backend} cannot be used: {missing}")
         bundle, tensorrt, taken = _open_tensorrt(path, precision, build=True)
         reasons += tuple(f"tensorrt: {note}" for note in tensorrt.notes)
         return bundle, tensorrt, Choice(backend, taken, reasons, surprising=False)
@@ -131,28 +130,25 @@ def open_executor(
 def _open_fastest(path: Path | None, precision: str | None, threads: int | None) -> tuple[Bundle, Executor, Choice]:
     """Tries one backend after the other, the fastest first."""
     bundle, missing = both(lambda: Bundle.load(path, "cpu", precision), lambda: why_not("cuda"))
-    reasons, surprising = [], False
-    try:
-        other, tensorrt, taken = _open_tensorrt(path, precision, build=False)
-    except EngineError as error:
-        gpu = has_nvidia_gpu()
-        reasons.append(f"tensorrt: {error if gpu else 'there is no NVIDIA GPU here'}")
-        # A user who has all that TensorRT needs but the engines wants to know; one without TensorRT may not care.
-        surprising = gpu and isinstance(error, NoEngineError)
-    else:
-        reasons += ["tensorrt: taken, the fastest that works here", *(f"tensorrt: {note}" for note in tensorrt.notes)]
-        executor = FallbackExecutor(
-            tensorrt, lambda: _next_fastest(bundle, path, precision, threads)[1], other.manifest.pixels
-        )
-        return other, executor, Choice("tensorrt", taken, tuple(reasons), surprising=False)
+    without = why_not("tensorrt")
+    surprising = False
+    if without is None:
+        try:
+            other, tensorrt, taken = _open_tensorrt(path, precision, build=False)
+        except EngineError as error:
+            # All that TensorRT needs is here, so it is worth a word that a build is missing or does not load.
+            without, surprising = str(error), True
+        else:
+            notes = (f"tensorrt: {note}" for note in ("taken, the fastest that works here", *tensorrt.notes))
+            fallback = FallbackExecutor(tensorrt, lambda: _next_fastest(bundle, path, precision, threads)[1])
+            return other, fallback, Choice("tensorrt", taken, tuple(notes), surprising=False)
+    elif not has_nvidia_gpu():
+        without = "there is no NVIDIA GPU here"
     # A GPU that stays idle is worth a word, a machine without one is not.
     surprising = surprising or (missing is not None and has_nvidia_gpu())
     found, executor, choice = _next_fastest(bundle, path, precision, threads, missing)
-    return (
-        found,
-        executor,
-        replace(choice, reasons=(*reasons, *choice.reasons), surprising=surprising or choice.surprising),
-    )
+    reasons = (f"tensorrt: {without}", *choice.reasons)
+    return found, executor, replace(choice, reasons=reasons, surprising=surprising or choice.surprising)
 
 
 def _next_fastest(
@@ -191,15 +187,11 @@ def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> 
         NoEngineError: ``build`` is False, and only the engines are missing.
         EngineError: TensorRT, PyCUDA or the GPU is missing, or an engine cannot be built or loaded.
     """
-    # What is likely to be missing is asked first, as it costs no time.
     from camscribe.runtime.cuda.driver import device_info
-    from camscribe.runtime.tensorrt import versions
-
-    info = device_info()
-    versions.load(building=build)
     from camscribe.runtime.tensorrt.engines import EnginePair, open_engines
     from camscribe.runtime.tensorrt.executor import TensorRTExecutor
 
+    info = device_info()
     manifest = Bundle.load(path, "cuda", precision).manifest
     taken = precision or ("fp16" if "fp16" in manifest.precisions else "float32")
     bundle = Bundle.load(path, "cuda", taken)
@@ -235,10 +227,21 @@ def has_nvidia_gpu() -> bool:
 
 
 def why_not(backend: Backend) -> str | None:
-    """Why a backend of ONNX Runtime cannot be used here, as far as can be told without trying; None where it may."""
-    if backend == "cpu":
-        return None
-    return why_not_cuda() if backend != "ort-tensorrt" else why_not_tensorrt()
+    """Why a backend cannot be used here, as far as can be told without trying; None where it may."""
+    if backend in ("cuda", "cuda-graph"):
+        return why_not_cuda()
+    if backend == "ort-tensorrt":
+        return why_not_tensorrt()
+    if backend == "tensorrt":
+        from camscribe.runtime.cuda import driver
+        from camscribe.runtime.tensorrt import versions
+
+        try:
+            driver.open_gpu()
+            versions.load()
+        except EngineError as error:
+            return str(error)
+    return None
 
 
 def _open(

@@ -6,10 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from camscribe.runtime.errors import NoEngineError
-from camscribe.runtime.pixels import Pixels, PixelSpec
+from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, SearchOptions, Trace
 
 if TYPE_CHECKING:
@@ -25,12 +23,10 @@ class FallbackExecutor:
     Args:
         first: raises ``NoEngineError`` in ``encode`` for what it cannot do.
         second: opens the other one, when it is first needed.
-        pixels: how images on the device are reduced for a second one that cannot read them there.
     """
 
-    def __init__(self, first: Executor, second: Callable[[], Executor], pixels: PixelSpec) -> None:
-        self.device_images = first.device_images
-        self._first, self._open_second, self._pixels = first, second, pixels
+    def __init__(self, first: Executor, second: Callable[[], Executor]) -> None:
+        self._first, self._open_second = first, second
         self._second: Executor | None = None
         self._active = first
 
@@ -49,10 +45,6 @@ class FallbackExecutor:
                 _LOG.warning("camscribe: %s; the next fastest backend takes such searches", error)
                 self._second = self._open_second()
             self._active = self._second
-            if not self._second.device_images and not isinstance(images, np.ndarray):
-                from camscribe.runtime.cuda.arrays import on_host
-
-                images = np.stack([on_host(image, self._pixels) for image in images])
             self._second.encode(images, options, bias)
 
     def step(self) -> None:

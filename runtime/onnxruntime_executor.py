@@ -9,7 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import numpy as np
+
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.cuda.arrays import DeviceImage, on_host
 from camscribe.runtime.errors import BundleError, EngineError
 from camscribe.runtime.manifest import Device, TensorSpec
 from camscribe.runtime.onnxruntime_plan import Plan
@@ -44,7 +47,6 @@ class OnnxRuntimeExecutor:
     """
 
     poll = 1
-    device_images = False
 
     def __init__(
         self,
@@ -91,8 +93,10 @@ class OnnxRuntimeExecutor:
         self._plan: Plan | None = None
         self._step = self._recorded = 0
 
-    def encode(self, images: Pixels, options: SearchOptions, bias: Floats) -> None:
-        """See ``Executor``."""
+    def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
+        """See ``Executor``. Images on the GPU come by way of the host."""
+        if not isinstance(images, np.ndarray):
+            images = np.stack([on_host(image, self._manifest.pixels) for image in images])
         plan = self._plan_for(len(images), options.beams, options.max_words)
         self._plan, self._step = plan, 0
         plan.start(images, options.min_words, bias)

@@ -190,15 +190,6 @@ def device_info(index: int = 0) -> DeviceInfo:
     return open_gpu(index).info
 
 
-def why_not() -> str | None:
-    """Why no GPU can be driven here; None where one can."""
-    try:
-        open_gpu()
-    except EngineError as error:
-        return str(error)
-    return None
-
-
 _lock = threading.Lock()
 _gpus: dict[int, Gpu] = {}
 

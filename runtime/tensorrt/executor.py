@@ -68,8 +68,6 @@ class EngineExecutor:
         EngineError: an engine does not load.
     """
 
-    device_images = True
-
     def __init__(
         self, manifest: Manifest, pair: GraphPair, machine: Machine, engines: EnginePair, more: More | None = None
     ) -> None:

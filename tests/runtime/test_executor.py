@@ -17,8 +17,9 @@ import pytest
 
 from camscribe.runtime import executor as executor_module
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.errors import BundleError, EngineError, OptionError
+from camscribe.runtime.errors import BundleError, EngineError, NoEngineError, OptionError
 from camscribe.runtime.executor import open_executor, search
+from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, tensor_specs
 from camscribe.runtime.search import DEAD, SearchOptions, Trace, hypotheses, initial_score, select
 
@@ -252,9 +253,63 @@ def test_auto_falls_back_from_a_gpu_that_does_not_start_and_says_so(
     assert any(reason.startswith("cuda: ") and "cannot open it on cuda" in reason for reason in choice.reasons)
 
 
+def test_auto_says_that_engines_would_be_faster_where_only_they_are_missing(
+    toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise NoEngineError("no engine was built here; camscribe build makes it, and captions faster")
+
+    asked = executor_module.why_not
+    monkeypatch.setattr(executor_module, "why_not", lambda name: None if name == "tensorrt" else asked(name))
+    monkeypatch.setattr(executor_module, "_open_tensorrt", missing)
+    _, executor, choice = open_executor(toy_bundle.path, "auto", threads=1)
+    executor.close()
+    assert choice.surprising
+    assert choice.backend in ("cpu", "cuda")
+    assert choice.reasons[0].startswith("tensorrt: no engine was built here; camscribe build")
+
+
+def test_a_search_without_engines_goes_to_the_next_backend_which_is_said_once(
+    toy_bundle: Bundle, toy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ThreeBeams(OnnxRuntimeExecutor):
+        poll = 4
+
+        def encode(self, images: Any, options: SearchOptions, bias: Any) -> None:
+            if options.beams != 3:
+                raise NoEngineError(f"there is no engine for {options.beams} beams")
+            super().encode(images, options, bias)
+
+    opened: list[OnnxRuntimeExecutor] = []
+
+    def second() -> OnnxRuntimeExecutor:
+        opened.append(OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1))
+        return opened[-1]
+
+    executor = FallbackExecutor(ThreeBeams(toy_bundle, "float32", "cpu", 1), second)
+    bias, images = toy_bundle.vocabulary.bias(), toy.images(2)
+    alone = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1)
+    for beams in (3, 2, 3, 5, 2):
+        options = SearchOptions(beams=beams, max_words=8, nbest=2)
+        executor.encode(images, options, bias)
+        assert executor.poll == (4 if beams == 3 else 1)
+        found = search(executor, options)
+        alone.encode(images, options, bias)
+        assert [[h.tokens for h in image] for image in found] == [
+            [h.tokens for h in image] for image in search(alone, options)
+        ]
+    assert len(opened) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "camscribe: there is no engine for 2 beams; the next fastest backend takes such searches"
+    ]
+    executor.close()
+    with pytest.raises(EngineError):
+        executor.step()
+
+
 def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:
     if not has_gpu():
-        with pytest.raises(EngineError, match="PyCUDA|driver|GPU"):
+        with pytest.raises(EngineError, match="backend tensorrt cannot be used: .*(PyCUDA|driver|GPU)"):
             open_executor(toy_bundle.path, "tensorrt")
     with pytest.raises(OptionError, match="expected auto, cpu, cuda, cuda-graph, tensorrt, ort-tensorrt"):
         open_executor(toy_bundle.path, "npu")  # type: ignore[arg-type]
