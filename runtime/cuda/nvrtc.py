@@ -30,7 +30,10 @@ def compile_cubin(source: str, name: str, capability: tuple[int, int], newest_cu
     for library in _libraries():
         major = _version(library)[0]
         if newest_cuda is not None and major > newest_cuda:
-            problems.append(f"NVRTC {major} is newer than the driver, which supports CUDA {newest_cuda}")
+            problems.append(
+                f"NVRTC {major} is newer than the driver, which supports CUDA {newest_cuda}: update the driver, or "
+                f"pip install nvidia-cuda-nvrtc-cu{newest_cuda}"
+            )
             continue
         try:
             return _compile(library, source, name, f"sm_{capability[0]}{capability[1]}")

@@ -6,9 +6,10 @@ not copied is not seen.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import chain, pairwise
 from typing import Any
 
@@ -20,11 +21,15 @@ from onnx import TensorProto, helper
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.cuda.arrays import DeviceImage
 from camscribe.runtime.cuda.driver import Shared
+from camscribe.runtime.errors import EngineError, NoEngineError
+from camscribe.runtime.executor import search as search_with
 from camscribe.runtime.manifest import Graph, GraphPair
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session
 from camscribe.runtime.pixels import PixelSpec, reduce
 from camscribe.runtime.search import Hypothesis, Progress, SearchOptions, hypotheses
 from camscribe.runtime.tensorrt.batch import Batch
+from camscribe.runtime.tensorrt.engines import EnginePair
+from camscribe.runtime.tensorrt.executor import EngineExecutor
 from camscribe.runtime.tensorrt.plan import ALIGNMENT, Plan
 
 
@@ -150,8 +155,6 @@ def search(
 
 
 def expected(bundle: Bundle, images: Any, options: SearchOptions) -> list[list[Hypothesis]]:
-    from camscribe.runtime.executor import search as search_with
-
     executor = OnnxRuntimeExecutor(bundle, "float32", "cpu", 1)
     executor.encode(images, options, bundle.vocabulary.bias(options.ban))
     return search_with(executor, options)
@@ -332,3 +335,153 @@ def test_no_two_tensors_of_a_step_share_memory(toy_bundle: Bundle, images: int, 
         if step:
             for name in ("token", "parent", "score", "state.h", "state.last"):
                 assert plan.decoder(0, 0, step)[name] == plan.decoder(0, 0, step - 1)[f"next_{name}"]
+
+
+class HostMachine:
+    """``Machine`` on host memory. Its engines are nothing but their sizes: ONNX Runtime stands in for them."""
+
+    def __init__(self, bundle: Bundle, *, integrated: bool = False) -> None:
+        self.integrated = integrated
+        self.bundle = bundle
+        self.sizes: dict[tuple[int, int], dict[str, int]] = {}
+        self.devices: list[HostDevice] = []
+        self.inside = 0
+        self.closed = False
+        self.failing = False
+
+    @contextlib.contextmanager
+    def current(self, doing: str) -> Iterator[None]:
+        self.inside += 1
+        try:
+            if self.failing:
+                raise EngineError(f"CUDA failed {doing}")
+            yield
+        finally:
+            self.inside -= 1
+
+    def open(self, engines: EnginePair, sizes: Mapping[str, int]) -> None:
+        assert self.inside
+        assert engines.encoder == b"encoder"
+        self.sizes[engines.images, engines.beams] = dict(sizes)
+
+    def device(self, images: int, beams: int) -> HostDevice:
+        assert self.inside
+        self.devices.append(HostDevice(self.bundle, self.sizes[images, beams], mapped=self.integrated, recorded=True))
+        return self.devices[-1]
+
+    def synchronize(self) -> None:
+        assert self.inside
+        for device in self.devices:
+            device.synchronize()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def engines(images: int, beams: int) -> EnginePair:
+    return EnginePair(b"encoder", b"decoder", images, beams)
+
+
+def make_executor(
+    bundle: Bundle, more: Callable[[int, int], EnginePair] | None = None, **options: bool
+) -> tuple[EngineExecutor, HostMachine]:
+    machine = HostMachine(bundle, **options)
+    pair = bundle.manifest.precisions["float32"]
+    return EngineExecutor(bundle.manifest, pair, machine, engines(1, 3), more), machine
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_batches_larger_than_an_engine_are_searched_side_by_side(
+    toy_bundle: Bundle, toy: Any, integrated: bool
+) -> None:
+    executor, machine = make_executor(toy_bundle, integrated=integrated)
+    options, bias = SearchOptions(beams=3, max_words=8, nbest=3), toy_bundle.vocabulary.bias()
+    for count in (1, 5, 2, 20, 1, 20):
+        pixels = toy.images(count, seed=count)
+        executor.encode(pixels, options, bias)
+        found = search_with(executor, options)
+        alone = [expected(toy_bundle, image[None], options)[0] for image in pixels]
+        assert_same(found, alone)
+    assert len(machine.devices) == 20  # made once each, as many as are needed together
+    executor.close()
+    assert machine.closed
+
+
+def test_engines_of_other_sizes_are_asked_for_once_and_used(toy_bundle: Bundle, toy: Any) -> None:
+    asked = []
+
+    def more(images: int, beams: int) -> EnginePair:
+        asked.append((images, beams))
+        if (images, beams) in ((8, 3), (1, 5)):
+            return engines(images, beams)
+        raise EngineError(f"no engine for {beams} beams: camscribe build --beams {beams}")
+
+    executor, machine = make_executor(toy_bundle, more)
+    bias = toy_bundle.vocabulary.bias()
+
+    def run(count: int, beams: int) -> None:
+        options, pixels = SearchOptions(beams=beams, max_words=8), toy.images(count)
+        executor.encode(pixels, options, bias)
+        assert_same(search_with(executor, options), expected(toy_bundle, pixels, options), exact=False)
+
+    run(2, 3)
+    run(8, 3)
+    run(3, 3)  # the engine for 8 holds them
+    run(1, 3)
+    run(4, 5)
+    run(4, 5)
+    assert asked == [(2, 3), (8, 3), (4, 5), (1, 5)]
+    assert sorted(machine.sizes) == [(1, 3), (1, 5), (8, 3)]
+    for _ in range(2):
+        with pytest.raises(NoEngineError, match="no engine for 2 beams: camscribe build --beams 2"):
+            executor.encode(toy.images(1), SearchOptions(beams=2, max_words=8), bias)
+    assert asked[4:] == [(1, 2)]
+    run(1, 3)  # goes on as before
+
+
+def test_steps_are_enqueued_in_intervals_and_read_to_any_point(toy_bundle: Bundle, toy: Any) -> None:
+    executor, machine = make_executor(toy_bundle)
+    options, bias = SearchOptions(beams=3, max_words=8), toy_bundle.vocabulary.bias()
+    executor.encode(toy.images(1), options, bias)
+    alone = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1)
+    alone.encode(toy.images(1), options, bias)
+    for step in range(8):
+        executor.step()
+        alone.step()
+        assert machine.devices[0].calls["decoder"] == (4 if step < 4 else 8)
+        for attention in (False, True):
+            found, wanted = executor.trace(attention=attention), alone.trace(attention=attention)
+            assert found.steps == step + 1
+            for name in ("token", "parent", "score", "ended_score", "ended_parent", "attention"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    with pytest.raises(EngineError, match="more than max_words"):
+        executor.step()
+
+
+def test_a_failure_in_the_loop_ends_the_search_but_not_the_executor(toy_bundle: Bundle, toy: Any) -> None:
+    executor, machine = make_executor(toy_bundle)
+    options, bias, pixels = SearchOptions(beams=3, max_words=8), toy_bundle.vocabulary.bias(), toy.images(1)
+    executor.encode(pixels, options, bias)
+    machine.failing = True
+    with pytest.raises(EngineError, match="CUDA failed decoding"):
+        executor.step()
+    with pytest.raises(EngineError, match="without encode"):
+        executor.trace()
+    machine.failing = False
+    executor.encode(pixels, options, bias)
+    assert_same(search_with(executor, options), expected(toy_bundle, pixels, options))
+    assert machine.inside == 0
+
+
+def test_a_closed_executor_says_so(toy_bundle: Bundle, toy: Any) -> None:
+    executor, _ = make_executor(toy_bundle)
+    options, bias = SearchOptions(beams=3, max_words=8), toy_bundle.vocabulary.bias()
+    executor.encode(toy.images(1), options, bias)
+    executor.step()
+    held = executor.trace(attention=True)
+    executor.close()
+    executor.close()
+    assert held.token.shape == (1, 1, 3)  # a copy, which outlives the memory it came from
+    for call in (executor.step, executor.trace, lambda: executor.encode(toy.images(1), options, bias)):
+        with pytest.raises(EngineError, match="this executor is closed"):
+            call()
