@@ -309,7 +309,7 @@ def test_a_search_without_engines_goes_to_the_next_backend_which_is_said_once(
 
 def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:
     if not has_gpu():
-        with pytest.raises(EngineError, match="backend tensorrt cannot be used: .*(PyCUDA|driver|GPU)"):
+        with pytest.raises(EngineError, match=r"backend tensorrt cannot be used: .*(PyCUDA|driver|GPU)"):
             open_executor(toy_bundle.path, "tensorrt")
     with pytest.raises(OptionError, match="expected auto, cpu, cuda, cuda-graph, tensorrt, ort-tensorrt"):
         open_executor(toy_bundle.path, "npu")  # type: ignore[arg-type]
@@ -318,10 +318,10 @@ def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(EngineError, match="built without CUDA"):
             open_executor(toy_bundle.path, "cuda")
-        with pytest.raises(EngineError, match="backend cuda-graph cannot be used: .* built without CUDA"):
+        with pytest.raises(EngineError, match=r"backend cuda-graph cannot be used: .* built without CUDA"):
             open_executor(toy_bundle.path, "cuda-graph")
     if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(EngineError, match="backend ort-tensorrt cannot be used: .* built without TensorRT"):
+        with pytest.raises(EngineError, match=r"backend ort-tensorrt cannot be used: .* built without TensorRT"):
             open_executor(toy_bundle.path, "ort-tensorrt")
 
 

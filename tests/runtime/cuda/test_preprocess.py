@@ -168,7 +168,7 @@ def test_what_nvrtc_cannot_do_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(EngineError, match="newer than the driver, which supports CUDA 9"):
             compile_cubin("", "any.cu", (8, 7), newest_cuda=9)
     monkeypatch.setattr(nvrtc, "_libraries", lambda: iter(()))
-    with pytest.raises(EngineError, match="NVRTC is not installed.*pip install nvidia-cuda-nvrtc"):
+    with pytest.raises(EngineError, match=r"NVRTC is not installed.*pip install nvidia-cuda-nvrtc"):
         compile_cubin("", "any.cu", (8, 7))
 
 
