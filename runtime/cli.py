@@ -27,13 +27,14 @@ class _Command(NamedTuple):
 COMMANDS = {
     "caption": _Command("camscribe.runtime.commands.caption:main", "cpu", "caption photographs"),
     "info": _Command("camscribe.runtime.commands.info:main", "cpu", "show what a bundle is and how good it is"),
+    "build": _Command("camscribe.runtime.commands.build:main", "tensorrt", "build TensorRT engines for this GPU"),
     "train": _Command("camscribe.train.commands.train:main", "train", "train a captioner"),
     "average": _Command("camscribe.train.commands.average:main", "train", "average the weights of checkpoints"),
     "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions on a split of the data"),
     "export": _Command("camscribe.export.command:main", "export", "turn a checkpoint into a bundle"),
 }
 _PIPELINE = ("torch", "torchvision", "safetensors", "lightning_fabric", "pycocoevalcap", "matplotlib", "tomli")
-_OPTIONAL = frozenset(("cv2", "onnxruntime", "onnx", "onnxscript", *_PIPELINE))
+_OPTIONAL = frozenset(("cv2", "onnxruntime", "onnx", "onnxscript", "tensorrt", "pycuda", *_PIPELINE))
 """Modules that only some commands need. That any other is missing is a bug."""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.tensorrt import versions
 
-_MOVES = ("reformat", "constant", "noop", "shuffle", "identity", "signal", "wait", "shapecall", "shape_call", "move")
+_MOVES = ("reformat", "constant", "cast", "noop", "shuffle", "identity", "signal", "wait", "shape", "move")
 """Beginnings of types of layers that only move numbers."""
 _DTYPE_KEYS = ("datatype", "format/datatype", "format")
 """Where a tensor's type stands: 8.x to 10.x have one field for format and type, 11 has one for each."""

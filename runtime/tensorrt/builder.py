@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 from camscribe.runtime.errors import BundleError, EngineError
 from camscribe.runtime.tensorrt import versions
+from camscribe.runtime.tensorrt.messages import is_memory_error, messages
 from camscribe.runtime.tensorrt.onnx_file import Graph
 
 Report = Callable[[str, float], None]
@@ -46,13 +48,12 @@ class Recipe:
     """From an earlier build by the same TensorRT on the same GPU."""
 
 
-def recipes(number: versions.Version, precision: str) -> list[bool]:
+def typings(number: versions.Version, precision: str) -> list[bool]:
     """Values of ``Recipe.strong`` to try in turn, until the gate is passed."""
-    typing = versions.typing_of(number)
-    if typing == "either":
-        # Strong typing is there since 10.0, but complete since 10.12 only.
-        return [True, False] if precision != "float32" else [True]
-    return [typing == "strong"]
+    how = versions.typing_of(number)
+    if how == "either" and precision != "float32":
+        return [True, False]  # strong typing is there since 10.0, but complete since 10.12 only
+    return [how != "flags"]
 
 
 def build(trt: ModuleType, onnx: bytes, name: str, recipe: Recipe, report: Report = lambda phase, share: None) -> Built:
@@ -70,7 +71,7 @@ def build(trt: ModuleType, onnx: bytes, name: str, recipe: Recipe, report: Repor
         KeyboardInterrupt: and the build was stopped, or goes on in the background where this version cannot stop it.
     """
     versions.require_driver()
-    versions.messages().clear()
+    messages().clear()
     cancelled = threading.Event()
     began = time.monotonic()
     told = [math.nan, began]  # the last share, and when
@@ -102,15 +103,16 @@ def in_thread(work: Callable[[], Result], heartbeat: Callable[[], None], cancell
             errors.append(error)
 
     thread = threading.Thread(target=run, name="camscribe-build", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(HEARTBEAT_S)
             if thread.is_alive():
                 heartbeat()
     except KeyboardInterrupt:
         cancelled.set()
-        thread.join(_PATIENCE_S)
+        with contextlib.suppress(RuntimeError):  # it had not begun
+            thread.join(_PATIENCE_S)
         raise
     if errors:
         raise errors[0]
@@ -162,8 +164,9 @@ def _build(
 def _parse(trt: ModuleType, network: Any, logger: Any, onnx: bytes, name: str) -> None:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        raise EngineError(parse_problem(name, versions.version(trt), onnx, [(e.node(), e.desc()) for e in errors]))
+        problems = [parser.get_error(index) for index in range(parser.num_errors)]
+        errors = [(problem.node(), problem.desc()) for problem in problems]
+        raise EngineError(parse_problem(name, versions.version(trt), onnx, errors))
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     tensors += [network.get_output(index) for index in range(network.num_outputs)]
     for tensor in tensors:
@@ -189,13 +192,13 @@ def parse_problem(name: str, number: versions.Version, onnx: bytes, errors: Sequ
         parts.append(f"and {len(errors) - 3} more")
     return (
         f"{name}: TensorRT {versions.text(number)} cannot read the graph: "
-        f"{'; '.join(parts) or versions.messages().last()}: export the bundle again, or take another precision"
+        f"{'; '.join(parts) or messages().last()}: export the bundle again, or take another precision"
     )
 
 
 def _failed(what: str) -> EngineError:
-    said = versions.messages()
-    if versions.is_memory_error(list(said.lines)):
+    said = messages()
+    if is_memory_error(list(said.lines)):
         return EngineError(
             f"TensorRT {what}: the GPU has too little memory; close other programs on it, lower --batch or --beams, "
             "or give --workspace"

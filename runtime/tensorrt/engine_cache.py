@@ -23,7 +23,7 @@ RECIPE = 1
 _WORDS = {
     "onnx_sha256": "another export of the graph",
     "tensorrt": "TensorRT {}",
-    "gpu": "a {}",
+    "gpu": "{}",
     "compute_capability": "compute capability {}",
     "recipe": "another release of camscribe",
 }
@@ -120,15 +120,11 @@ class EngineCache:
         """
         problems = []
         for folder in self.folders:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                problems.append(f"{folder} ({error.strerror})")
-            else:
+            problem = _why_not_writable(folder)
+            if problem is None:
                 sealed_file.remove_stale(folder)
                 return folder
+            problems.append(f"{folder} ({problem})")
         raise EngineError(
             f"engines can be written neither into {' nor into '.join(problems)}: make one of them writable, "
             "or set XDG_CACHE_HOME to a folder that is"
@@ -174,6 +170,15 @@ class EngineCache:
                 if isinstance(other, dict) and wanted.items() <= other.items():
                     found.append(other)
         return found
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _differences(mine: Any, other: Any) -> list[str]:

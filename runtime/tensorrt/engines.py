@@ -1,12 +1,21 @@
-"""The engines of a bundle: from the cache, or built, checked and stored."""
+"""The engines of a bundle: from the cache, or built, audited, compared with ONNX Runtime, and only then stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import EngineError, OptionError
+from camscribe.runtime.manifest import Graph
+from camscribe.runtime.tensorrt import audit, builder, gate, versions
+from camscribe.runtime.tensorrt.engine_cache import EngineCache, EngineKey, graph_sha256
+from camscribe.runtime.tensorrt.freeze import freeze
+from camscribe.runtime.tensorrt.toolchain import EnginePair, TensorRT, TimingCache, Toolchain
 
 if TYPE_CHECKING:
     from camscribe.runtime.cuda.driver import DeviceInfo
@@ -15,16 +24,78 @@ Progress = Callable[[str, float], None]
 """Told what is being done, in words, and its share that is done: 0 to 1, NaN where nobody knows."""
 
 
-@dataclass(frozen=True)
-class EnginePair:
-    """The two engines of one precision, as TensorRT serialized them."""
+Result = TypeVar("Result")
 
-    encoder: bytes
-    decoder: bytes
-    images: int
-    """B that both are frozen for; smaller batches are padded."""
-    beams: int
-    """K that the decoder is frozen for; the encoder knows no beams."""
+
+@dataclass
+class Built:
+    """What ``build_engines`` did."""
+
+    engines: EnginePair
+    files: tuple[Path, ...]
+    """Of the engines, encoder first."""
+    new: tuple[Graph, ...]
+    """Those that were built; the others were in the cache."""
+    audits: dict[str, audit.Audit] = field(default_factory=dict)
+    """Of the new ones."""
+    verdict: gate.Verdict | None = None
+    """None where nothing was built."""
+    strong: bool | None = None
+    """Whether the new ones are strongly typed."""
+
+
+def check_sizes(images: int, beams: int) -> None:
+    """Refuses sizes that have no meaning.
+
+    Raises:
+        OptionError: B or K is out of range.
+    """
+    for name, value, largest in (("batch", images, 1024), ("beams", beams, 64)):
+        if not 1 <= value <= largest:
+            raise OptionError(f"{name} is {value}; expected 1 to {largest}")
+
+
+def keys_of(
+    bundle: Bundle, precision: str, images: int, beams: int, device_info: DeviceInfo, tensorrt: str | None = None
+) -> dict[Graph, EngineKey]:
+    """What the two engines depend on, here and now.
+
+    Args:
+        bundle, precision, images, beams, device_info: see ``open_engines``.
+        tensorrt: its version; None asks the module.
+
+    Raises:
+        EngineError: TensorRT is missing or not supported.
+        OptionError: the bundle has no such precision, or B or K has no meaning.
+    """
+    check_sizes(images, beams)
+    bundle.manifest.precision_for("cuda", precision)
+    number = versions.text(versions.version()) if tensorrt is None else tensorrt
+    capability = ".".join(map(str, device_info.compute_capability))
+    return {
+        graph: EngineKey(
+            graph_sha256(bundle, precision, graph),
+            number,
+            device_info.name,
+            capability,
+            precision,
+            graph,
+            images,
+            beams if graph == "decoder" else 0,
+        )
+        for graph in ("encoder", "decoder")
+    }
+
+
+def missing_engines(bundle: Bundle, precision: str, images: int, beams: int, device_info: DeviceInfo) -> list[str]:
+    """Why each engine that is not in the cache is not, in words; empty where both are there.
+
+    Raises:
+        EngineError, OptionError: see ``keys_of``.
+    """
+    cache = EngineCache(bundle)
+    keys = keys_of(bundle, precision, images, beams, device_info)
+    return [cache.why_not(key) for key in keys.values() if cache.find(key) is None]
 
 
 def open_engines(
@@ -48,7 +119,123 @@ def open_engines(
         progress: told what is being built.
 
     Raises:
-        EngineError: an engine is missing and ``build`` is False; or it cannot be built, or is not what ONNX Runtime is.
+        EngineError: an engine is missing and ``build`` is False; or it cannot be built, or computes something else
+            than ONNX Runtime.
         OptionError: the bundle has no such precision, or B or K has no meaning.
     """
-    raise NotImplementedError
+    cache = EngineCache(bundle)
+    keys = keys_of(bundle, precision, images, beams, device_info)
+    found = {graph: cache.read(key) for graph, key in keys.items()}
+    encoder, decoder = found["encoder"], found["decoder"]
+    if encoder is not None and decoder is not None:
+        return EnginePair(encoder, decoder, images, beams)
+    if not build:
+        reasons = "; ".join(cache.why_not(keys[graph]) for graph, data in found.items() if data is None)
+        raise EngineError(f"{reasons}: run {command(bundle, precision, images, beams)}")
+    return build_engines(bundle, precision, images, beams, device_info, progress=progress).engines
+
+
+def command(bundle: Bundle, precision: str, images: int, beams: int) -> str:
+    """The command that builds these engines."""
+    short = "fp32" if precision == "float32" else precision
+    return f"camscribe build {bundle.path} --precision {short} --batch {images} --beams {beams}"
+
+
+def build_engines(
+    bundle: Bundle,
+    precision: str,
+    images: int,
+    beams: int,
+    device_info: DeviceInfo,
+    *,
+    workspace_bytes: int | None = None,
+    rebuild: bool = False,
+    progress: Progress | None = None,
+    toolchain: Toolchain | None = None,
+) -> Built:
+    """Builds the engines that the cache lacks.
+
+    Args:
+        bundle, precision, images, beams, device_info: see ``open_engines``.
+        workspace_bytes: limit of a layer's scratch space; None for TensorRT's own, but a quarter of a shared memory.
+        rebuild: build both, whatever the cache holds.
+        progress: told what is being done.
+        toolchain: None for TensorRT.
+
+    Raises:
+        EngineError: nothing was stored, and what was in the cache still is.
+        OptionError: see ``open_engines``.
+    """
+    report = progress or (lambda phase, share: None)
+    tools: Toolchain = toolchain or TensorRT()
+    keys = keys_of(bundle, precision, images, beams, device_info, tools.version)
+    cache = EngineCache(bundle)
+    place = cache.place()  # before minutes are spent on what cannot be kept
+    found = {graph: None if rebuild else cache.read(key) for graph, key in keys.items()}
+    new = tuple(graph for graph, data in found.items() if data is None)
+    if not new:
+        return Built(_pair(found, images, beams), _files(cache, keys), ())
+    if workspace_bytes is None and device_info.integrated:
+        workspace_bytes = device_info.total_bytes // 4  # the CPU needs some of it too
+    frozen = {graph: freeze(bundle, precision, graph, images, beams) for graph in new}
+    timings = TimingCache(place, tools.version, device_info.name, keys["encoder"].compute_capability)
+    audits: dict[str, audit.Audit] = {}
+
+    def attempt(strong: bool) -> tuple[EnginePair, gate.Verdict]:
+        for graph in new:
+            name = str(bundle.graph(precision, graph))
+            recipe = builder.Recipe(strong, precision == "int8", workspace_bytes, timings.read())
+            made = tools.compile(frozen[graph], name, recipe, _prefixed(report, graph))
+            timings.write(made.timing_cache)
+            audits[graph] = tools.audit(made.engine)
+            audit.check(audits[graph], precision, name)
+            found[graph] = made.engine
+        report("comparing with ONNX Runtime", math.nan)
+        engines = _pair(found, images, beams)
+        reference = gate.onnxruntime_side(bundle)
+        try:
+            with tools.side(bundle, precision, engines) as candidate:
+                limits = gate.LIMITS.get(precision, gate.LIMITS["float32"])
+                verdict = gate.compare(bundle, reference, candidate, images, beams, limits)
+        finally:
+            reference.executor.close()
+        gate.check(verdict, str(bundle.path))
+        return engines, verdict
+
+    strong, (engines, verdict) = first_that_works(tools.typings(precision), attempt, report)
+    notes = {"gate": verdict.notes(), "strongly_typed": strong, "workspace_bytes": workspace_bytes}
+    for graph in new:
+        data = engines.encoder if graph == "encoder" else engines.decoder
+        cache.store(keys[graph], data, {**notes, "layers": audits[graph].layers})
+    return Built(engines, _files(cache, keys), new, audits, verdict, strong)
+
+
+def first_that_works(
+    typings: Sequence[bool], attempt: Callable[[bool], Result], report: Progress
+) -> tuple[bool, Result]:
+    """The first of several ways to build that ends with engines that pass, and what it gave.
+
+    Raises:
+        EngineError: that of the last way.
+    """
+    *early, last = typings
+    for strong in early:
+        with contextlib.suppress(EngineError):
+            return strong, attempt(strong)
+        report(f"{'strongly' if strong else 'weakly'} typed engines did not pass; trying the other way", math.nan)
+    return last, attempt(last)
+
+
+def _pair(found: dict[Graph, bytes | None], images: int, beams: int) -> EnginePair:
+    encoder, decoder = found["encoder"], found["decoder"]
+    if encoder is None or decoder is None:
+        raise EngineError("an engine is missing")
+    return EnginePair(encoder, decoder, images, beams)
+
+
+def _files(cache: EngineCache, keys: dict[Graph, EngineKey]) -> tuple[Path, ...]:
+    return tuple(path for key in keys.values() if (path := cache.find(key)) is not None)
+
+
+def _prefixed(report: Progress, graph: Graph) -> Progress:
+    return lambda phase, share: report(f"{graph}: {phase}", share)

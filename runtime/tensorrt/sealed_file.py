@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from camscribe.runtime.errors import EngineError
 
 _KIND = "camscribe sealed file"
 _HEADER_LIMIT = 1 << 20
+_WRITING_S = 600.0
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
 
 
@@ -81,5 +83,8 @@ def remove_stale(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in folder.glob(".*.partial"):
             match = _PARTIAL.fullmatch(path.name)
-            if match is not None and not Path("/proc", match["pid"]).exists():
+            if match is None or Path("/proc", match["pid"]).exists():
+                continue
+            # Another container's processes are not seen from here, but write for seconds only.
+            if time.time() - path.stat().st_mtime > _WRITING_S:
                 path.unlink(missing_ok=True)

@@ -11,13 +11,13 @@ import ctypes
 import functools
 import importlib
 import platform
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from camscribe.runtime.errors import EngineError
+from camscribe.runtime.tensorrt.messages import messages, why_refused
 
 Version = tuple[int, int, int]
 Typing = Literal["flags", "either", "strong"]
@@ -79,17 +79,24 @@ def load(*, building: bool = False) -> ModuleType:
     Raises:
         EngineError: it is missing, does not load, or is a version that is not supported, with the remedy.
     """
-    problems = []
-    for name in ("tensorrt",) if building else ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"):
-        try:
-            module = importlib.import_module(name)
-        except Exception as error:  # its own loader raises more than ImportError when a library is missing
-            problems.append(f"{' '.join(str(error).split()):.200}")
-        else:
+    names = ("tensorrt",) if building else ("tensorrt", "tensorrt_lean", "tensorrt_dispatch")
+    problems: list[str] = []
+    for name in names:
+        module = _import(name)
+        if isinstance(module, ModuleType):
             check_supported(version(module), jetson=is_jetson())
             return module
+        problems.append(module)
     # The first is the one to install; why its stand-ins are missing as well helps nobody.
     raise EngineError(f"TensorRT cannot be imported ({problems[0]}): {_INSTALL}")
+
+
+def _import(name: str) -> ModuleType | str:
+    """A module, or why there is none."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # its own loader raises more than ImportError when a library is missing
+        return f"{' '.join(str(error).split()):.200}"
 
 
 def version(trt: ModuleType | None = None) -> Version:
@@ -166,29 +173,6 @@ def member(trt: ModuleType, name: str) -> Any:
     return getattr(trt, enum).__members__[own]
 
 
-class Messages:
-    """The last warnings and errors of TensorRT, which it logs instead of raising."""
-
-    def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=60)
-
-    def clear(self) -> None:
-        """Forgets all: what follows belongs to another call."""
-        self.lines.clear()
-
-    def last(self, default: str = "TensorRT does not say why") -> str:
-        """The last of them, in one line."""
-        return self.lines[-1] if self.lines else default
-
-
-_messages = Messages()
-
-
-def messages() -> Messages:
-    """What ``logger`` heard. One for the process, as TensorRT keeps the first logger that it is given."""
-    return _messages
-
-
 @functools.lru_cache(maxsize=4)
 def logger(trt: ModuleType) -> Any:
     """The logger of this process: keeps warnings and errors for ``messages`` and prints nothing."""
@@ -200,7 +184,7 @@ def logger(trt: ModuleType) -> Any:
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in heard:
-                _messages.lines.append(" ".join(msg.split())[:400])
+                messages().add(msg)
 
     return Logger()
 
@@ -220,31 +204,8 @@ def deserialize(trt: ModuleType, data: bytes) -> Any:
     except (TypeError, RuntimeError) as error:  # a constructor that failed in C++, or no runtime
         raise EngineError(f"TensorRT does not start ({messages().last(str(error))}); check the driver") from error
     if engine is None:
-        raise EngineError(why_refused(list(messages().lines), version(trt)))
+        raise EngineError(why_refused(list(messages().lines), text(version(trt))))
     return engine
-
-
-def why_refused(lines: list[str], number: Version) -> str:
-    """What TensorRT's messages about an engine that it refused mean, in one line."""
-    said = " ".join(lines).lower()
-    again = "run camscribe build"
-    if "version tag" in said or "library version" in said or "incompatible serialization version" in said:
-        return f"the engine was built for another version of TensorRT, this is {text(number)}: {again}"
-    if "incompatible device" in said or "different model" in said or "compute capability" in said:
-        return f"the engine was built for another GPU: {again}"
-    if is_memory_error(lines):
-        return "the GPU has too little memory for the engine: close other programs on it"
-    if "magic tag" in said or "size specified in header" in said or "serialization" in said:
-        return f"the engine is truncated or damaged: {again}"
-    return (
-        f"TensorRT {text(number)} does not load the engine ({lines[-1] if lines else 'it does not say why'}): {again}"
-    )
-
-
-def is_memory_error(lines: list[str]) -> bool:
-    """Whether TensorRT's messages tell of too little memory."""
-    said = " ".join(lines).lower()
-    return any(words in said for words in ("outofmemory", "out of memory", "bad_alloc", "memoryallocation"))
 
 
 def typing_of(number: Version) -> Typing:

@@ -1,0 +1,188 @@
+"""``camscribe build``: makes the TensorRT engines of a bundle for this GPU, checks them and keeps them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.commands.arguments import Parser
+from camscribe.runtime.errors import OptionError
+from camscribe.runtime.tensorrt import builder, versions
+from camscribe.runtime.tensorrt.engine_cache import EngineCache
+from camscribe.runtime.tensorrt.engines import Built, build_engines, check_sizes
+
+_PRECISIONS = {"fp16": "fp16", "fp32": "float32", "int8": "int8"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(argv)
+    bundle = Bundle.load(options.bundle)
+    precision = _precision(bundle, options.precision)
+    if options.workspace is not None and options.workspace < 1:
+        raise OptionError(f"--workspace is {options.workspace}; expected at least 1 MiB")
+    beams = bundle.manifest.search.beams if options.beams is None else options.beams
+    check_sizes(options.batch, beams)
+    versions.load(building=True)
+    EngineCache(bundle).place()  # whatever can be wrong is said before the GPU is touched
+    from camscribe.runtime.cuda.driver import device_info
+
+    if precision == "int8":
+        for line in _int8_loss(bundle):
+            print(f"camscribe: {line}", file=sys.stderr)
+    began = time.monotonic()
+    with _ProgressLines(show=not options.quiet) as progress:
+        try:
+            built = build_engines(
+                bundle,
+                precision,
+                options.batch,
+                beams,
+                device_info(),
+                workspace_bytes=None if options.workspace is None else options.workspace << 20,
+                rebuild=options.rebuild,
+                progress=progress.show,
+            )
+        except KeyboardInterrupt:
+            if builder.is_running():
+                # TensorRT before 10 cannot be stopped, and would crash while the interpreter is taken down around it.
+                print("\ncamscribe: interrupted", file=sys.stderr, flush=True)
+                os._exit(130)
+            raise
+    if options.json:
+        print(json.dumps(_as_json(built), indent=1))
+    else:
+        print("\n".join(_describe(built, time.monotonic() - began)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="camscribe build",
+        description="Builds TensorRT engines of a bundle for this GPU, and compares them with ONNX Runtime before they "
+        "are used. Takes minutes on a Jetson, once for each version of TensorRT, GPU, batch and number of beams.",
+    )
+    parser.add_argument(
+        "bundle", nargs="?", type=Path, metavar="BUNDLE", help="its folder (default: the one that comes with camscribe)"
+    )
+    parser.add_argument(
+        "--precision", choices=tuple(_PRECISIONS), default="fp16", help="what the engines compute in (default: fp16)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images captioned together, for which it is built (default: 1)",
+    )
+    parser.add_argument("--beams", type=int, metavar="K", help="sentences followed at a time (default: the bundle's)")
+    parser.add_argument("--workspace", type=int, metavar="MIB", help="limit of the scratch memory of a layer")
+    parser.add_argument("--rebuild", action="store_true", help="build even what is there")
+    parser.add_argument("--json", action="store_true", help="print the result as a JSON object")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    return parser
+
+
+def _precision(bundle: Bundle, wanted: str) -> str:
+    """The bundle's name of a precision.
+
+    Raises:
+        OptionError: the bundle lacks it.
+    """
+    names = {name: short for short, name in _PRECISIONS.items()}
+    if _PRECISIONS[wanted] not in bundle.manifest.precisions:
+        there = ", ".join(names[name] for name in bundle.manifest.precisions if name in names)
+        raise OptionError(
+            f"bundle {bundle.manifest.name!r} has no graphs in {wanted}: export it again with this release, "
+            f"or take --precision {there}"
+        )
+    return _PRECISIONS[wanted]
+
+
+def _int8_loss(bundle: Bundle) -> Iterator[str]:
+    """What int8 was measured to cost, by the figures in the bundle."""
+    quality = bundle.manifest.quality
+    int8, reference = quality.get("int8"), quality.get("float32")
+    measured = False
+    if isinstance(int8, Mapping) and isinstance(reference, Mapping):
+        for data, scores in int8.items():
+            ours, theirs = _number(scores, "cider"), _number(reference.get(data), "cider")
+            if ours is not None and theirs:
+                measured = True
+                yield f"int8 on {data}: CIDEr {ours:.4f}, float32 {theirs:.4f} ({(ours / theirs - 1) * 100:+.1f} %)"
+    if not measured:
+        yield "what int8 costs in quality was not measured for this bundle; fp16 costs next to nothing"
+
+
+def _number(scores: Any, name: str) -> float | None:
+    value = scores.get(name) if isinstance(scores, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _describe(built: Built, seconds: float) -> Iterator[str]:
+    for graph, path in zip(("encoder", "decoder"), built.files, strict=True):
+        audit = built.audits.get(graph)
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        yield f"{graph}: {path} ({size}{'' if audit is not None else ', was there'})"
+        if audit is not None:
+            yield f"  {audit}"
+    if built.verdict is None:
+        yield "nothing to build"
+    else:
+        yield f"compared with ONNX Runtime: {built.verdict}"
+        yield f"built in {seconds:.0f} s"
+
+
+def _as_json(built: Built) -> dict[str, Any]:
+    return {
+        "engines": [str(path) for path in built.files],
+        "built": list(built.new),
+        "layers": {graph: audit.layers for graph, audit in built.audits.items()},
+        "strongly_typed": built.strong,
+        "gate": None if built.verdict is None else built.verdict.notes(),
+    }
+
+
+class _ProgressLines:
+    """Progress on standard error: one line that is redrawn on a terminal, else a line every ten seconds."""
+
+    _WIDTH = 24
+    _EVERY_S = 10.0
+
+    def __init__(self, *, show: bool) -> None:
+        self._shown = show
+        self._terminal = sys.stderr.isatty()
+        self._last = -math.inf
+        self._phase = ""
+
+    def __enter__(self) -> _ProgressLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown and self._terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def show(self, phase: str, share: float) -> None:
+        """See ``camscribe.runtime.tensorrt.engines.Progress``."""
+        now = time.monotonic()
+        wait = 0.1 if self._terminal else self._EVERY_S
+        if not self._shown or (now - self._last < wait and phase.partition(":")[0] == self._phase):
+            return
+        self._last, self._phase = now, phase.partition(":")[0]
+        if not self._terminal:
+            done = "" if math.isnan(share) else f", {share:.0%}"
+            print(f"camscribe: {phase:.200}{done}", file=sys.stderr, flush=True)
+            return
+        filled = 0 if math.isnan(share) else round(self._WIDTH * min(max(share, 0.0), 1.0))
+        bar = "" if math.isnan(share) else f" {'█' * filled}{'░' * (self._WIDTH - filled)}"
+        sys.stderr.write(f"\r\x1b[K{phase:.70}{bar}")
+        sys.stderr.flush()
