@@ -188,8 +188,9 @@ def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> 
         EngineError: TensorRT, PyCUDA or the GPU is missing, or an engine cannot be built or loaded.
     """
     from camscribe.runtime.cuda.driver import device_info
-    from camscribe.runtime.tensorrt.engines import EnginePair, open_engines
+    from camscribe.runtime.tensorrt.engines import open_engines
     from camscribe.runtime.tensorrt.executor import TensorRTExecutor
+    from camscribe.runtime.tensorrt.toolchain import EnginePair
 
     info = device_info()
     manifest = Bundle.load(path, "cuda", precision).manifest
@@ -205,7 +206,7 @@ def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> 
     except EngineError as error:
         if build:
             raise
-        raise NoEngineError(f"{error}; camscribe build makes it, and captions faster") from error
+        raise NoEngineError(f"{error}, which makes captions faster") from error
     return bundle, TensorRTExecutor(bundle, taken, first, engines), taken
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import threading
 from collections.abc import Iterator
@@ -122,6 +123,11 @@ class Memory:
         self.gpu = gpu
         self._held: list[Any] = []
 
+    @functools.cached_property
+    def stream(self) -> Any:
+        """A stream for this memory, where its owner has no other."""
+        return self.gpu.stream()
+
     def device(self, size: int) -> int:
         """Allocates device memory, aligned for any tensor; returns its address.
 
@@ -153,6 +159,7 @@ class Memory:
 
     def close(self) -> None:
         """Frees everything; nothing on the GPU may still use it. After an error that broke the context, it is free."""
+        self.__dict__.pop("stream", None)
         while self._held:
             with contextlib.suppress(self.gpu.cuda.Error):
                 self._held.pop().free()

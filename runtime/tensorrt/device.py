@@ -16,8 +16,9 @@ from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import Graph, GraphPair, GraphSpec, TensorSpec
 from camscribe.runtime.pixels import PixelSpec
 from camscribe.runtime.tensorrt import versions
-from camscribe.runtime.tensorrt.engines import EnginePair
+from camscribe.runtime.tensorrt.messages import messages
 from camscribe.runtime.tensorrt.plan import fixed_shape
+from camscribe.runtime.tensorrt.toolchain import EnginePair
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "UINT8": "uint8"}
 
@@ -42,7 +43,7 @@ class Engine:
             size = getattr(self._engine, "device_memory_size", None)
             raise EngineError(
                 f"the engine of {graph.file} has no room to work{f' ({size:,} bytes)' if size else ''}: "
-                f"{versions.messages().last()}; close other programs on the GPU, or lower the batch or the beams"
+                f"{messages().last()}; close other programs on the GPU, or lower the batch or the beams"
             )
         self._file = graph.file
         self.names = frozenset(self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors))
@@ -56,13 +57,11 @@ class Engine:
         for name, address in addresses.items():
             if name in self.names and self._set.get(name) != address:
                 if not self._context.set_tensor_address(name, address):
-                    raise EngineError(
-                        f"TensorRT refuses an address of {name} of {self._file}: {versions.messages().last()}"
-                    )
+                    raise EngineError(f"TensorRT refuses an address of {name} of {self._file}: {messages().last()}")
                 self._set[name] = address
         if not self._context.execute_async_v3(stream):
             raise EngineError(
-                f"TensorRT failed to run {self._file}: {versions.messages().last()}; if it goes on, restart the program"
+                f"TensorRT failed to run {self._file}: {messages().last()}; if it goes on, restart the program"
             )
 
     def _problems(self, graph: GraphSpec, sizes: Mapping[str, int]) -> list[str]:

@@ -18,7 +18,7 @@ from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, SearchOptions, Trace
 from camscribe.runtime.tensorrt.batch import Batch, Device
 from camscribe.runtime.tensorrt.device import CudaMachine
-from camscribe.runtime.tensorrt.engines import EnginePair
+from camscribe.runtime.tensorrt.toolchain import EnginePair
 
 More = Callable[[int, int], EnginePair]
 """Finds or builds the engines for B images and K beams; raises EngineError where there are none."""

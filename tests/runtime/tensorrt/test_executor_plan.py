@@ -28,9 +28,9 @@ from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_ses
 from camscribe.runtime.pixels import PixelSpec, reduce
 from camscribe.runtime.search import Hypothesis, Progress, SearchOptions, hypotheses
 from camscribe.runtime.tensorrt.batch import Batch
-from camscribe.runtime.tensorrt.engines import EnginePair
 from camscribe.runtime.tensorrt.executor import EngineExecutor
 from camscribe.runtime.tensorrt.plan import ALIGNMENT, Plan
+from camscribe.runtime.tensorrt.toolchain import EnginePair
 
 
 def aligned_bytes(size: int) -> np.ndarray:
