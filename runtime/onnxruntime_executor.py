@@ -174,13 +174,23 @@ def why_not_tensorrt() -> str | None:
 
 
 def providers_for(device: Device, *, tensorrt: bool = False, graphs: bool = False) -> list[Any]:
-    """What ONNX Runtime is to run a graph with, best first."""
+    """What ONNX Runtime is to run a graph with, best first.
+
+    Raises:
+        EngineError: there is no place for the engines of its TensorRT provider.
+    """
     if device == "cpu":
         return ["CPUExecutionProvider"]
     cuda = ("CUDAExecutionProvider", _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if graphs else {}))
     if not tensorrt:
         return [cuda, "CPUExecutionProvider"]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camscribe" / "onnxruntime"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(
+            f"{folder}: engines cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a folder that is writable"
+        ) from error
     kept = {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),

@@ -20,7 +20,7 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import BundleError, EngineError, NoEngineError, OptionError
 from camscribe.runtime.executor import open_executor, search
 from camscribe.runtime.fallback import FallbackExecutor
-from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, tensor_specs
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, providers_for, tensor_specs
 from camscribe.runtime.search import DEAD, SearchOptions, Trace, hypotheses, initial_score, select
 
 Make = Callable[..., Path]
@@ -325,13 +325,51 @@ def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:
             open_executor(toy_bundle.path, "ort-tensorrt")
 
 
+def test_steps_with_a_graph_number_of_their_own_run_as_ever(toy_bundle: Bundle, toy: Any) -> None:
+    """A CPU ignores the numbers; that every step of every plan has another one is what a GPU needs."""
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    recorded = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    recorded._graphs = True
+    bias, numbers = toy_bundle.vocabulary.bias(), []
+    for count, beams in ((1, 3), (2, 2), (1, 3)):
+        options = SearchOptions(beams=beams, max_words=8)
+        found = []
+        for each in (executor, recorded):
+            each.encode(toy.images(count), options, bias)
+            found.append([image[0].tokens for image in search(each, options)])
+        assert found[0] == found[1]
+    for plan in recorded._plans.values():
+        numbers += [option.get_run_config_entry("gpu_graph_id") for option in plan.options]
+    assert len(set(numbers)) == len(numbers) == 16
+    assert not {"-1", "0"} & set(numbers)  # "do not record" and the default
+
+
+def test_providers_are_named_best_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert providers_for("cpu", tensorrt=True, graphs=True) == ["CPUExecutionProvider"]
+    assert "enable_cuda_graph" not in providers_for("cuda")[0][1]
+    assert providers_for("cuda", graphs=True)[0][1]["enable_cuda_graph"] == "1"
+    names = [item if isinstance(item, str) else item[0] for item in providers_for("cuda", tensorrt=True)]
+    assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert (tmp_path / "cache" / "camscribe" / "onnxruntime").is_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(EngineError, match="set XDG_CACHE_HOME"):
+        providers_for("cuda", tensorrt=True)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no CUDA provider")
-def test_a_gpu_gives_the_words_of_the_cpu(toy_bundle: Bundle, toy: Any) -> None:
-    options, bias, images = SearchOptions(beams=3, max_words=8, nbest=3), toy_bundle.vocabulary.bias(), toy.images(4)
-    results = []
-    for device in ("cpu", "cuda"):
-        executor = OnnxRuntimeExecutor(toy_bundle, "float32", device)  # type: ignore[arg-type]
-        executor.encode(images, options, bias)
-        results.append([[h.tokens for h in image] for image in search(executor, options)])
-    assert results[0] == results[1]
+@pytest.mark.parametrize("options_of", [{}, {"graphs": True}, {"tensorrt": True}], ids=str)
+def test_a_gpu_gives_the_words_of_the_cpu(toy_bundle: Bundle, toy: Any, options_of: dict[str, bool]) -> None:
+    if "tensorrt" in options_of and executor_module.why_not("ort-tensorrt") is not None:
+        pytest.skip("no TensorRT provider")
+    options, bias = SearchOptions(beams=3, max_words=8, nbest=3), toy_bundle.vocabulary.bias()
+    alone = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu")
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cuda", **options_of)
+    for seed in range(3):
+        images, results = toy.images(4, seed=seed), []
+        for each in (alone, executor):
+            each.encode(images, options, bias)
+            results.append([[h.tokens for h in image] for image in search(each, options)])
+        assert results[0] == results[1]
