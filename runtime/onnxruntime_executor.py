@@ -189,7 +189,7 @@ def providers_for(device: Device, *, tensorrt: bool = False, graphs: bool = Fals
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EngineError(
-            f"{folder}: engines cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a folder that is writable"
+            f"{folder}: engines cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to another folder"
         ) from error
     kept = {
         "trt_engine_cache_enable": "1",
