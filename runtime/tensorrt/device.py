@@ -73,6 +73,8 @@ class Engine:
                 found = TensorSpec(name, _DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))
                 if (found.dtype, found.shape) != (spec.dtype, fixed_shape(spec, sizes)):
                     problems.append(f"has {found}; expected {TensorSpec(name, spec.dtype, fixed_shape(spec, sizes))}")
+                if self._engine.get_tensor_location(name).name != "DEVICE":
+                    problems.append(f"{name} lies on the host")
             elif name != "log_prob":
                 problems.append(f"{name} is missing")
         return problems
