@@ -24,7 +24,7 @@ def bindings() -> ModuleType | None:
     for name in ("cuda.bindings.driver", "cuda.cuda"):
         try:
             module = importlib.import_module(name)
-        except ImportError:
+        except Exception:  # some versions look for the driver when they are imported
             continue
         if hasattr(module, "cuStreamBeginCapture"):
             return module
@@ -45,6 +45,7 @@ class Graphs:
     def __init__(self, cuda: ModuleType | None, stream: int) -> None:
         self._cuda = cuda
         self._stream = None if cuda is None else cuda.CUstream(stream)
+        self._failed = False
         self._made: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
         """By key: the graph, or None for work that was seen once."""
 
@@ -54,37 +55,37 @@ class Graphs:
         Raises:
             EngineError: the work failed, or the graph did.
         """
-        if self._cuda is None:
+        cuda = self._cuda
+        if cuda is None or self._failed:
             work()
         elif key not in self._made:
             work()
             self._made[key] = None
             if len(self._made) > _GRAPHS_KEPT:
+                self._check(cuda.cuStreamSynchronize(self._stream), "wait for")
                 self._destroy(self._made.popitem(last=False)[1])
         else:
             self._made.move_to_end(key)
             if self._made[key] is None:
                 try:
-                    self._made[key] = self._record(work)
-                except EngineError as error:
-                    # What was recorded has not run, so it is enqueued now.
+                    self._made[key] = self._record(cuda, work)
+                except Exception as error:  # PyCUDA, TensorRT and cuda-python each have their own
+                    # What was recorded has not run, so it is enqueued now; if the work itself is at fault, it says so.
                     _LOG.warning(
                         "camscribe: CUDA graphs are not used, which makes captions slower but no other: %s", error
                     )
-                    self.close()
-                    self._cuda = None
+                    self._failed = True
                     work()
                     return
-            self._check(self._cuda.cuGraphLaunch(self._made[key], self._stream), "start")
+            self._check(cuda.cuGraphLaunch(self._made[key], self._stream), "start")
 
     def close(self) -> None:
         """Destroys all graphs; none may be running."""
         while self._made:
             self._destroy(self._made.popitem()[1])
 
-    def _record(self, work: Callable[[], None]) -> Any:
+    def _record(self, cuda: ModuleType, work: Callable[[], None]) -> Any:
         """What work enqueues, as a graph that can be launched."""
-        cuda = self._module
         # Other threads may go on allocating memory meanwhile.
         mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._check(cuda.cuStreamBeginCapture(self._stream, mode), "begin to record")
@@ -103,14 +104,8 @@ class Graphs:
             cuda.cuGraphDestroy(graph)
 
     def _destroy(self, graph: Any) -> None:
-        if graph is not None:
-            self._module.cuGraphExecDestroy(graph)
-
-    @property
-    def _module(self) -> ModuleType:
-        if self._cuda is None:
-            raise EngineError("CUDA graphs are not in use")
-        return self._cuda
+        if graph is not None and self._cuda is not None:
+            self._cuda.cuGraphExecDestroy(graph)
 
     def _check(self, result: tuple[Any, ...], doing: str) -> Any:
         """The value of a call of cuda-python, which returns (status, value)."""
