@@ -16,7 +16,6 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import OptionError
 from camscribe.runtime.tensorrt import builder, versions
-from camscribe.runtime.tensorrt.engine_cache import EngineCache
 from camscribe.runtime.tensorrt.engines import Built, build_engines, check_sizes
 
 _PRECISIONS = {"fp16": "fp16", "fp32": "float32", "int8": "int8"}
@@ -32,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
     beams = bundle.manifest.search.beams if options.beams is None else options.beams
     check_sizes(options.batch, beams)
     versions.load(building=True)
-    EngineCache(bundle).place()  # whatever can be wrong is said before the GPU is touched
     from camscribe.runtime.cuda.driver import device_info
 
+    device = device_info()
     if precision == "int8":
         for line in _int8_loss(bundle):
             print(f"camscribe: {line}", file=sys.stderr)
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
                 precision,
                 options.batch,
                 beams,
-                device_info(),
+                device,
                 workspace_bytes=None if options.workspace is None else options.workspace << 20,
                 rebuild=options.rebuild,
                 progress=progress.show,
@@ -162,6 +161,7 @@ class _ProgressLines:
         self._terminal = sys.stderr.isatty()
         self._last = -math.inf
         self._phase = ""
+        self._began = time.monotonic()
 
     def __enter__(self) -> _ProgressLines:
         return self
@@ -180,9 +180,9 @@ class _ProgressLines:
         self._last, self._phase = now, phase.partition(":")[0]
         if not self._terminal:
             done = "" if math.isnan(share) else f", {share:.0%}"
-            print(f"camscribe: {phase:.200}{done}", file=sys.stderr, flush=True)
+            print(f"camscribe: {phase:.200}{done} ({now - self._began:.0f} s)", file=sys.stderr, flush=True)
             return
         filled = 0 if math.isnan(share) else round(self._WIDTH * min(max(share, 0.0), 1.0))
         bar = "" if math.isnan(share) else f" {'█' * filled}{'░' * (self._WIDTH - filled)}"
-        sys.stderr.write(f"\r\x1b[K{phase:.70}{bar}")
+        sys.stderr.write(f"\r\x1b[K{now - self._began:.0f} s  {phase:.70}{bar}")
         sys.stderr.flush()

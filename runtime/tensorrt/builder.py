@@ -73,8 +73,7 @@ def build(trt: ModuleType, onnx: bytes, name: str, recipe: Recipe, report: Repor
     versions.require_driver()
     messages().clear()
     cancelled = threading.Event()
-    began = time.monotonic()
-    told = [math.nan, began]  # the last share, and when
+    told = [math.nan, time.monotonic()]  # the last share, and when
 
     def progress(phase: str, share: float) -> None:
         told[:] = [share, time.monotonic()]
@@ -82,7 +81,7 @@ def build(trt: ModuleType, onnx: bytes, name: str, recipe: Recipe, report: Repor
 
     def heartbeat() -> None:
         if time.monotonic() - told[1] >= HEARTBEAT_S:
-            report(f"building, {time.monotonic() - began:.0f} s so far", told[0])
+            report("building", told[0])
 
     return in_thread(lambda: _build(trt, onnx, name, recipe, progress, cancelled), heartbeat, cancelled)
 

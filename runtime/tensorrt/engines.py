@@ -15,6 +15,7 @@ from camscribe.runtime.manifest import Graph
 from camscribe.runtime.tensorrt import audit, builder, gate, versions
 from camscribe.runtime.tensorrt.engine_cache import EngineCache, EngineKey, graph_sha256
 from camscribe.runtime.tensorrt.freeze import freeze
+from camscribe.runtime.tensorrt.onnx_file import Graph as OnnxGraph
 from camscribe.runtime.tensorrt.toolchain import EnginePair, TensorRT, TimingCache, Toolchain
 
 if TYPE_CHECKING:
@@ -184,11 +185,13 @@ def build_engines(
     def attempt(strong: bool) -> tuple[EnginePair, gate.Verdict]:
         for graph in new:
             name = str(bundle.graph(precision, graph))
-            recipe = builder.Recipe(strong, precision == "int8", workspace_bytes, timings.read())
+            quantized = "QuantizeLinear" in {node.kind for node in OnnxGraph(frozen[graph]).nodes}
+            recipe = builder.Recipe(strong, quantized, workspace_bytes, timings.read())
             made = tools.compile(frozen[graph], name, recipe, _prefixed(report, graph))
             timings.write(made.timing_cache)
             audits[graph] = tools.audit(made.engine)
-            audit.check(audits[graph], precision, name)
+            # Of a pair in int8, one graph may have stayed in float32.
+            audit.check(audits[graph], precision if quantized or precision != "int8" else "float32", name)
             found[graph] = made.engine
         report("comparing with ONNX Runtime", math.nan)
         engines = _pair(found, images, beams)

@@ -16,10 +16,11 @@ from camscribe.runtime.errors import BundleError, EngineError
 from camscribe.runtime.manifest import Graph as GraphName
 from camscribe.runtime.onnxruntime_executor import onnxruntime
 from camscribe.runtime.tensorrt.onnx_file import Graph
+from camscribe.runtime.tensorrt.symmetric import make_symmetric
 
 
 def freeze(bundle: Bundle, precision: str, graph: GraphName, images: int, beams: int) -> bytes:
-    """An ONNX file of one graph for B images and K beams, its weights inside.
+    """An ONNX file of one graph for B images and K beams, its weights inside and its 8-bit scales symmetric.
 
     Raises:
         BundleError: the graph is damaged, or of a kind that cannot be frozen.
@@ -35,6 +36,7 @@ def freeze(bundle: Bundle, precision: str, graph: GraphName, images: int, beams:
         made = {name for node in frozen.nodes for name in node.outputs}
         frozen.freeze(sizes, {name: tensor for name, tensor in folded.weights.items() if name in made})
         frozen.inline(path.parent, frozenset(external))
+        make_symmetric(frozen)
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
     except BundleError as error:

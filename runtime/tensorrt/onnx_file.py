@@ -5,9 +5,13 @@ Fields that are not named here are carried over as they are. Numbers of fields a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from camscribe.runtime.errors import BundleError
 
@@ -15,7 +19,9 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO = 1, 5, 11, 12, 13
 _NODE_INPUT, _NODE_OUTPUT, _NODE_KIND = 1, 2, 4
-_TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 9, 13, 14
+_TENSOR_DIMS, _TENSOR_DTYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+"""Names of ``TensorProto.DataType``."""
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _TO_DIMENSION = (2, 1, 2, 1)
 """ValueInfo.type.tensor_type.shape.dim"""
@@ -140,6 +146,47 @@ class Graph:
                 used.update(node.inputs)
                 kept.append(node)
         return kept[::-1]
+
+
+def numbers(tensor: bytes) -> npt.NDArray[Any]:
+    """What a tensor of a graph holds.
+
+    Raises:
+        BundleError: it is stored in a way that export does not use.
+    """
+    shape: list[int] = []
+    dtype, raw = 0, None
+    for field in _fields(tensor):
+        if field.number == _TENSOR_DIMS:
+            shape += [field.value] if isinstance(field.value, int) else _packed(field.value)
+        elif field.number == _TENSOR_DTYPE and isinstance(field.value, int):
+            dtype = field.value
+        elif field.number == _TENSOR_RAW:
+            raw = _bytes(field.value)
+    if dtype not in _DTYPES or raw is None or len(raw) != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
+        raise BundleError(f"weight {_text(tensor, _TENSOR_NAME)[0]} is stored in an unknown way; export it again")
+    return np.frombuffer(raw, _DTYPES[dtype]).reshape(shape)
+
+
+def constant(name: str, value: npt.NDArray[Any]) -> bytes:
+    """A tensor of a graph."""
+    dtype = next(number for number, known in _DTYPES.items() if known == value.dtype.name)
+    return _join(
+        [
+            *(Field(_TENSOR_DIMS, _VARINT, size) for size in value.shape),
+            Field(_TENSOR_DTYPE, _VARINT, dtype),
+            Field(_TENSOR_NAME, _BYTES, name.encode()),
+            Field(_TENSOR_RAW, _BYTES, value.tobytes()),
+        ]
+    )
+
+
+def _packed(data: bytes) -> list[int]:
+    found, at = [], 0
+    while at < len(data):
+        number, at = _read_varint(data, at)
+        found.append(number)
+    return found
 
 
 def _node(data: bytes) -> Node:

@@ -50,8 +50,12 @@ class EngineRunner:
             for spec in specs:
                 shape = tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape)
                 found = tuple(self._engine.get_tensor_shape(spec.name))
-                if found != shape:
-                    raise EngineError(f"the engine has {spec.name} of shape {found}, expected {shape}; build it again")
+                dtype = versions.dtype_name(self._engine.get_tensor_dtype(spec.name))
+                if (found, dtype) != (shape, spec.dtype):
+                    raise EngineError(
+                        f"the engine has {spec.name} as {dtype} {found}, expected {spec.dtype} {shape}; "
+                        "report this with the versions that camscribe doctor shows"
+                    )
                 self._arrays[spec.name] = np.zeros(shape, spec.dtype)
                 self._addresses[spec.name] = self._memory.device(math.prod(shape) * np.dtype(spec.dtype).itemsize)
                 if not self._context.set_tensor_address(spec.name, self._addresses[spec.name]):

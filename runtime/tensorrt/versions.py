@@ -63,8 +63,7 @@ ONLY_IN: dict[str, tuple[Version, Version]] = {
 """Other names that not all versions have; only this module touches them."""
 
 _INSTALL = (
-    "on a Jetson it comes with JetPack (sudo apt install nvidia-jetpack), elsewhere: "
-    "pip install tensorrt-cu12 (or tensorrt-cu13)"
+    'on a Jetson it comes with JetPack (sudo apt install nvidia-jetpack), elsewhere: pip install "camscribe[tensorrt]"'
 )
 _UNTOUCHED_LAYERS = ("CAST", "CONSTANT", "DEQUANTIZE", "IDENTITY", "QUANTIZE", "SHAPE")
 """Their types are fixed by what they are; TensorRT complains of constraints on them."""
@@ -145,7 +144,9 @@ def check_supported(number: Version, *, jetson: bool) -> None:
 
 
 def require_driver() -> None:
-    """Makes sure that the NVIDIA driver starts: TensorRT 8.6's ``Runtime`` crashes the process where it does not.
+    """Makes sure that the NVIDIA driver starts.
+
+    Where it does not, TensorRT's ``Runtime`` crashes the process; seen with 8.6.0 and 11.4.0.
 
     Raises:
         EngineError: there is no driver, or no GPU.
@@ -171,6 +172,12 @@ def member(trt: ModuleType, name: str) -> Any:
         return None
     enum, _, own = name.partition(".")
     return getattr(trt, enum).__members__[own]
+
+
+def dtype_name(dtype: Any) -> str:
+    """NumPy's name of a ``tensorrt.DataType``. TensorRT's own ``nptype`` fails in 8.6 with today's NumPy."""
+    name = str(dtype.name)
+    return {"FLOAT": "float32", "HALF": "float16"}.get(name, name.lower())
 
 
 @functools.lru_cache(maxsize=4)

@@ -37,7 +37,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.usefixtures("without_tensorrt")
 def test_without_tensorrt_one_line_says_what_to_install(capsys: pytest.CaptureFixture[str], toy_bundle: Bundle) -> None:
-    assert "pip install tensorrt-cu12" in fails(capsys, str(toy_bundle.path), "--precision", "fp32")
+    assert 'pip install "camscribe[tensorrt]"' in fails(capsys, str(toy_bundle.path), "--precision", "fp32")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_progress_is_a_line_for_each_phase_where_there_is_no_terminal(monkeypatc
         for share in (0.1, 0.2, 0.3):
             progress.show("encoder: Building engine", share)
         progress.show("decoder: building", float("nan"))
-    assert stream.getvalue() == "camscribe: encoder: Building engine, 10%\ncamscribe: decoder: building\n"
+    assert stream.getvalue() == "camscribe: encoder: Building engine, 10% (0 s)\ncamscribe: decoder: building (0 s)\n"
 
 
 def test_progress_is_one_line_on_a_terminal_and_nothing_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:

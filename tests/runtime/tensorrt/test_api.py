@@ -193,6 +193,11 @@ def test_the_module_that_is_here_has_what_was_recorded_for_its_version(trt: Modu
     assert recorded is None or recorded == found
 
 
+def test_types_of_the_module_that_is_here_have_numpys_names(trt: ModuleType) -> None:
+    names = [versions.dtype_name(getattr(trt.DataType, name)) for name in ("FLOAT", "HALF", "INT32", "UINT8")]
+    assert names == ["float32", "float16", "int32", "uint8"]
+
+
 def test_the_logger_of_the_module_that_is_here_keeps_warnings_for_our_messages(trt: ModuleType) -> None:
     messages().clear()
     logger = versions.logger(trt)

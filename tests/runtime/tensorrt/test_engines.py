@@ -9,7 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import EngineError, OptionError
@@ -96,6 +99,26 @@ def test_an_engine_that_is_not_in_half_precision_is_not_stored(
     with pytest.raises(EngineError, match="computes no layer in half"):
         build_engines(bundle, "fp16", 1, 3, device, toolchain=make_toolchain(layers="Float"))
     assert not [name for name in files(bundle) if name.endswith(".engine")]
+
+
+def test_of_a_pair_in_int8_one_graph_may_have_stayed_in_float32(
+    bundle: Bundle, device: Any, make_toolchain: Any, add_precision: Any, tmp_path: Path
+) -> None:
+    def quantise_attention(model: onnx.ModelProto) -> None:
+        steps = [("scale8", np.float32(0.005)), ("zero8", np.uint8(100))]
+        model.graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in steps)
+        names = [name for name, _ in steps]
+        at = next(index for index, node in enumerate(model.graph.node) if node.op_type == "Tanh")
+        source = model.graph.node[at].input[0]
+        model.graph.node[at].input[0] = "restored"
+        model.graph.node.insert(at, helper.make_node("DequantizeLinear", ["quantised", *names], ["restored"]))
+        model.graph.node.insert(at, helper.make_node("QuantizeLinear", [source, *names], ["quantised"]))
+
+    both = add_precision(bundle, tmp_path / "int8", "int8", lambda model: None, quantise_attention)
+    tools = make_toolchain(layers="Float")
+    with pytest.raises(EngineError, match=r"decoder\.onnx\.int8: TensorRT computes no layer in int8"):
+        build_engines(both, "int8", 1, 3, device, toolchain=tools)
+    assert [recipe.quantized for recipe in tools.recipes] == [False, True]
 
 
 def test_where_strong_typing_computes_wrong_flags_are_tried(

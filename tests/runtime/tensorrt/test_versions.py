@@ -98,7 +98,9 @@ def test_a_missing_tensorrt_is_one_line_with_the_remedy(monkeypatch: pytest.Monk
     for name in ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"):
         monkeypatch.setitem(sys.modules, name, None)
     for building in (True, False):
-        with pytest.raises(EngineError, match=r"nvidia-jetpack\), elsewhere: pip install tensorrt-cu12") as caught:
+        with pytest.raises(
+            EngineError, match=r"nvidia-jetpack\), elsewhere: pip install \"camscribe\[tensorrt\]\""
+        ) as caught:
             versions.load(building=building)
         assert "\n" not in str(caught.value)
 
