@@ -16,6 +16,7 @@ import numpy as np
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption, Sentence, Timings
+from camscribe.runtime.cuda.arrays import DeviceImage, device_image, is_on_gpu
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
 from camscribe.runtime.images import Color, ImageLike, as_rgb
@@ -108,8 +109,10 @@ class Captioner:
         """Captions an image, or each of a list of images.
 
         Args:
-            images: one image or a list of them: paths, PIL images, or uint8 numpy arrays [h, w, 3] or [h, w].
-            color: ``"rgb"`` or ``"bgr"``, required for arrays of three channels; paths and PIL images know theirs.
+            images: one image or a list of them: paths, PIL images, uint8 numpy arrays [h, w, 3] or [h, w], or such
+                arrays on the GPU (DLPack, ``__cuda_array_interface__``), which TensorRT reads where they lie.
+            color: ``"rgb"`` or ``"bgr"``, required for arrays of three channels; ``"nv12"`` for arrays [h * 3 / 2, w]
+                of a camera; paths and PIL images know theirs.
             ban: words that may not appear, besides those that the bundle bans.
             batch: how many images go through the graphs together. Changes the time, never a caption.
             changes: ``beams``, ``length_penalty``, ``max_words``, ``min_words``, ``nbest`` and ``stop``, see
@@ -196,6 +199,8 @@ class Captioner:
     def _prepare(self, image: ImageLike, color: Color | None) -> _Prepared:
         spec = self.bundle.manifest.pixels
         start = perf_counter()
+        if is_on_gpu(image):
+            return _Prepared(device_image(image, color), perf_counter() - start, 0.0)
         # Twice the size leaves the area filter enough to give the same picture.
         pixels = as_rgb(image, color, at_least=2 * max(spec.height, spec.width))
         read = perf_counter()
@@ -209,7 +214,9 @@ class Captioner:
             return error
 
     def _caption_batch(self, items: list[_Prepared], options: SearchOptions) -> list[Caption]:
-        pixels = items[0].pixels[None] if len(items) == 1 else np.stack([item.pixels for item in items])
+        images = [item.pixels for item in items]
+        arrays = [image for image in images if isinstance(image, np.ndarray)]
+        pixels = images if len(arrays) < len(images) else arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
         bias = self._bias(options.ban)
         with self._lock:
             if self._executor is None:
@@ -265,6 +272,6 @@ class Captioner:
 class _Prepared:
     """A reduced image, and what it cost."""
 
-    pixels: Pixels
+    pixels: Pixels | DeviceImage
     read_s: float
     reduce_s: float

@@ -16,6 +16,10 @@ class EngineError(CamscribeError):
     """Raised when a graph cannot be compiled, loaded or run on the chosen device."""
 
 
+class NoEngineError(EngineError):
+    """Raised when nothing but a built engine is missing: another backend can do the work, or ``camscribe build``."""
+
+
 class OptionError(CamscribeError):
     """Raised when an option, or a combination of options, has no meaning."""
 

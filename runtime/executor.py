@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.errors import EngineError, OptionError
+from camscribe.runtime.errors import EngineError, NoEngineError, OptionError
+from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.manifest import Device
-from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, why_not_cuda
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, why_not_cuda, why_not_tensorrt
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Hypothesis, Progress, SearchOptions, Trace, hypotheses
 from camscribe.runtime.threads import both
 
-Backend = Literal["auto", "cpu", "cuda", "tensorrt"]
+if TYPE_CHECKING:
+    from camscribe.runtime.cuda.arrays import DeviceImage
+    from camscribe.runtime.tensorrt.executor import TensorRTExecutor
+
+Backend = Literal["auto", "cpu", "cuda", "cuda-graph", "tensorrt", "ort-tensorrt"]
+"""``cuda`` is ONNX Runtime on a GPU, ``cuda-graph`` the same with each step recorded as a CUDA graph, ``ort-tensorrt``
+ONNX Runtime with its own TensorRT provider, ``tensorrt`` our executor on engines made by ``camscribe build``."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
@@ -23,11 +34,16 @@ class Executor(Protocol):
     ``encode`` begins a search, each ``step`` continues it, ``trace`` shows what was selected so far.
     """
 
-    def encode(self, images: Pixels, options: SearchOptions, bias: Floats) -> None:
+    @property
+    def poll(self) -> int:
+        """Steps to run between two looks at the trace: 1 where a look costs nothing."""
+
+    def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
         """Encodes images and sets the beams to their start.
 
         Args:
-            images: uint8 [B, H, W, 3], RGB, reduced.
+            images: uint8 [B, H, W, 3], RGB, reduced; or a sequence of such [H, W, 3] and of images of any size on the
+                GPU, which one that runs there reads where they lie.
             options: ``beams``, ``max_words`` and ``min_words`` are used.
             bias: float32 [V], added to the log-probabilities.
 
@@ -49,7 +65,7 @@ class Executor(Protocol):
 class Choice:
     """Which backend was taken, and why."""
 
-    backend: Device
+    backend: Backend
     precision: str
     reasons: tuple[str, ...]
     """Why this one, and why not each of the others."""
@@ -60,9 +76,10 @@ class Choice:
 def search(executor: Executor, options: SearchOptions) -> list[list[Hypothesis]]:
     """Searches captions of the images that ``executor`` has just encoded: n best for each image, best first."""
     progress = None
+    poll = max(options.poll, executor.poll)
     for step in range(options.max_words):
         executor.step()
-        if (step + 1) % options.poll == 0:
+        if (step + 1) % poll == 0:
             trace = executor.trace()
             progress = progress or Progress(trace.token.shape[1], options)
             if progress.finished(trace):
@@ -90,19 +107,61 @@ def open_executor(
         raise OptionError(f"backend is {backend!r}; expected {', '.join(get_args(Backend))}")
     if threads is not None and not 1 <= threads <= 1024:
         raise OptionError(f"threads is {threads}; expected 1 to 1024")
+    if backend == "auto":
+        return _open_fastest(path, precision, threads)
+    reasons: tuple[str, ...] = (f"{backend}: asked for",)
     if backend == "tensorrt":
-        raise EngineError("this release has no TensorRT executor; use --backend auto, cpu or cuda")
-    device: Device = "cuda" if backend == "cuda" else "cpu"
+        missing = why_not(backend)
+        if missing is not None:
+            raise EngineError(f"backend {backend} cannot be used: {missing}")
+        bundle, tensorrt, taken = _open_tensorrt(path, precision, build=True)
+        reasons += tuple(f"tensorrt: {note}" for note in tensorrt.notes)
+        return bundle, tensorrt, Choice(backend, taken, reasons, surprising=False)
+    device: Device = "cpu" if backend == "cpu" else "cuda"
     # Hashing the graphs takes about as long as importing ONNX Runtime.
-    bundle, missing = both(lambda: Bundle.load(path, device, precision), why_not_cuda)
-    if backend == "cuda" and missing is not None:
-        raise EngineError(f"backend cuda cannot be used: {missing}")
-    if backend != "auto":
-        executor, taken = _open(bundle, device, precision, threads)
-        return bundle, executor, Choice(device, taken, (f"{backend}: asked for",), surprising=False)
-    reasons = ["tensorrt: this release has no TensorRT executor"]
+    bundle, missing = both(lambda: Bundle.load(path, device, precision), lambda: why_not(backend))
+    if missing is not None:
+        raise EngineError(f"backend {backend} cannot be used: {missing}")
+    executor, taken = _open(bundle, backend, precision, threads)
+    reasons += tuple(f"{backend}: {note}" for note in executor.notes)
+    return bundle, executor, Choice(backend, taken, reasons, surprising=False)
+
+
+def _open_fastest(path: Path | None, precision: str | None, threads: int | None) -> tuple[Bundle, Executor, Choice]:
+    """Tries one backend after the other, the fastest first."""
+    bundle, missing = both(lambda: Bundle.load(path, "cpu", precision), lambda: why_not("cuda"))
+    without = why_not("tensorrt")
+    surprising = False
+    if without is None:
+        try:
+            other, tensorrt, taken = _open_tensorrt(path, precision, build=False)
+        except EngineError as error:
+            # All that TensorRT needs is here, so it is worth a word that a build is missing or does not load.
+            without, surprising = str(error), True
+        else:
+            notes = (f"tensorrt: {note}" for note in ("taken, the fastest that works here", *tensorrt.notes))
+            fallback = FallbackExecutor(tensorrt, lambda: _next_fastest(bundle, path, precision, threads)[1])
+            return other, fallback, Choice("tensorrt", taken, tuple(notes), surprising=False)
+    elif not has_nvidia_gpu():
+        without = "there is no NVIDIA GPU here"
     # A GPU that stays idle is worth a word, a machine without one is not.
-    surprising = missing is not None and has_nvidia_gpu()
+    surprising = surprising or (missing is not None and has_nvidia_gpu())
+    found, executor, choice = _next_fastest(bundle, path, precision, threads, missing)
+    reasons = (f"tensorrt: {without}", *choice.reasons)
+    return found, executor, replace(choice, reasons=reasons, surprising=surprising or choice.surprising)
+
+
+def _next_fastest(
+    bundle: Bundle, path: Path | None, precision: str | None, threads: int | None, missing: str | None = None
+) -> tuple[Bundle, Executor, Choice]:
+    """ONNX Runtime on the GPU, else on the CPU.
+
+    Args:
+        bundle: as it is loaded for a CPU.
+        path, precision, threads: see ``open_executor``.
+        missing: why the GPU cannot be used, as far as it is known.
+    """
+    missing, surprising = missing or why_not("cuda"), False
     if missing is None:
         try:
             other = Bundle.load(path, "cuda", precision)
@@ -110,11 +169,57 @@ def open_executor(
         except EngineError as error:
             missing, surprising = str(error), True
         else:
-            reasons.append("cuda: taken, the fastest that works here")
-            return other, executor, Choice("cuda", taken, tuple(reasons), surprising=False)
+            reasons: tuple[str, ...] = ("cuda: taken, the fastest that works here",)
+            return other, executor, Choice("cuda", taken, reasons, surprising=False)
     executor, taken = _open(bundle, "cpu", precision, threads)
-    reasons += [f"cuda: {missing}", "cpu: taken, it works everywhere"]
-    return bundle, executor, Choice("cpu", taken, tuple(reasons), surprising)
+    reasons = (f"cuda: {missing}", "cpu: taken, it works everywhere")
+    return bundle, executor, Choice("cpu", taken, reasons, surprising)
+
+
+def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> tuple[Bundle, TensorRTExecutor, str]:
+    """Opens the engines for one image and the bundle's number of beams.
+
+    Args:
+        path, precision: see ``open_executor``.
+        build: build what is missing, which takes minutes.
+
+    Raises:
+        NoEngineError: ``build`` is False, and only the engines are missing.
+        EngineError: TensorRT, PyCUDA or the GPU is missing, or an engine cannot be built or loaded.
+    """
+    from camscribe.runtime.cuda.driver import device_info
+    from camscribe.runtime.tensorrt.engines import open_engines
+    from camscribe.runtime.tensorrt.executor import TensorRTExecutor
+    from camscribe.runtime.tensorrt.toolchain import EnginePair
+
+    info = device_info()
+    manifest = Bundle.load(path, "cuda", precision).manifest
+    taken = precision or ("fp16" if "fp16" in manifest.precisions else "float32")
+    bundle = Bundle.load(path, "cuda", taken)
+
+    def engines(images: int, beams: int) -> EnginePair:
+        # Engines for larger batches save time but are not needed, so nobody waits minutes for them unasked.
+        return open_engines(bundle, taken, images, beams, info, build=build and images == 1, progress=_Told())
+
+    try:
+        first = engines(1, manifest.search.beams)
+    except EngineError as error:
+        if build:
+            raise
+        raise NoEngineError(f"{error}, which makes captions faster") from error
+    return bundle, TensorRTExecutor(bundle, taken, first, engines), taken
+
+
+class _Told:
+    """Tells what is being built, once for each thing: it takes minutes on a small device."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, doing: str, done: float) -> None:
+        if doing != self._last:
+            _LOG.warning("camscribe: %s", doing)
+        self._last = doing
 
 
 def has_nvidia_gpu() -> bool:
@@ -122,6 +227,31 @@ def has_nvidia_gpu() -> bool:
     return any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu"))
 
 
-def _open(bundle: Bundle, device: Device, precision: str | None, threads: int | None) -> tuple[Executor, str]:
-    taken = bundle.manifest.precision_for(device, precision)
-    return OnnxRuntimeExecutor(bundle, taken, device, threads), taken
+def why_not(backend: Backend) -> str | None:
+    """Why a backend cannot be used here, as far as can be told without trying; None where it may."""
+    if backend in ("cuda", "cuda-graph"):
+        return why_not_cuda()
+    if backend == "ort-tensorrt":
+        return why_not_tensorrt()
+    if backend == "tensorrt":
+        from camscribe.runtime.cuda import driver
+        from camscribe.runtime.tensorrt import versions
+
+        try:
+            driver.open_gpu()
+            versions.load()
+        except EngineError as error:
+            return str(error)
+    return None
+
+
+def _open(
+    bundle: Bundle, backend: Backend, precision: str | None, threads: int | None
+) -> tuple[OnnxRuntimeExecutor, str]:
+    taken = bundle.manifest.precision_for("cpu" if backend == "cpu" else "cuda", precision)
+    if backend == "cpu":
+        return OnnxRuntimeExecutor(bundle, taken, "cpu", threads), taken
+    executor = OnnxRuntimeExecutor(
+        bundle, taken, "cuda", threads, tensorrt=backend == "ort-tensorrt", graphs=backend == "cuda-graph"
+    )
+    return executor, taken

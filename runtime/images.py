@@ -13,19 +13,28 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from camscribe.runtime.errors import OptionError, SourceError
-from camscribe.runtime.pixels import Pixels
+from camscribe.runtime.pixels import Pixels, opencv
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
-Color = Literal["rgb", "bgr"]
-ImageLike: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Image.Image"
+Color = Literal["rgb", "bgr", "nv12"]
+
+
+class OnGpu(Protocol):
+    """An array on a GPU, of whatever library: PyTorch, CuPy, PyCUDA, Numba. DLPack is understood too."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Image.Image | OnGpu"
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: Pillow's own limit, a quarter of a GiB of RGB."""
@@ -52,9 +61,10 @@ def as_rgb(image: ImageLike, color: Color | None = None, at_least: int | None = 
     """Pixels of an image in any of the forms a caller may hold.
 
     Args:
-        image: a path, a PIL image (EXIF rotation applied), or a numpy array: uint8 [h, w, 3], or [h, w] for grey.
-        color: order of the channels of an array of three, ``"rgb"`` (PIL, imageio) or ``"bgr"`` (OpenCV). Must be said
-            for such an array, as nothing in it tells; other forms know their own.
+        image: a path, a PIL image (EXIF rotation applied), or a numpy array: uint8 [h, w, 3], or [h, w] for grey, or
+            [h * 3 / 2, w] for NV12 as cameras give it: Y, then U and V in turns at half the size (BT.601, 16 to 235).
+        color: order of the channels of an array of three, ``"rgb"`` (PIL, imageio) or ``"bgr"`` (OpenCV); ``"nv12"``
+            for that. Must be said for such an array, as nothing in it tells; other forms know their own.
         at_least: see ``read``.
 
     Returns:
@@ -64,8 +74,8 @@ def as_rgb(image: ImageLike, color: Color | None = None, at_least: int | None = 
         SourceError: the image cannot be read, or is not of such a form.
         OptionError: ``color`` is missing or unknown.
     """
-    if color not in (None, "rgb", "bgr"):
-        raise OptionError(f"color is {color!r}; expected 'rgb' or 'bgr'")
+    if color not in (None, "rgb", "bgr", "nv12"):
+        raise OptionError(f"color is {color!r}; expected 'rgb', 'bgr' or 'nv12'")
     if isinstance(image, np.ndarray):
         return _array_as_rgb(image, color)
     if isinstance(image, str | os.PathLike):
@@ -165,6 +175,14 @@ def _array_as_rgb(array: npt.NDArray[np.uint8], color: Color | None) -> Pixels:
         raise SourceError(f"image is an array of {array.dtype}; expected uint8, 0 to 255")
     if array.size == 0:
         raise SourceError(f"image is an array of shape {shape}; expected at least one pixel")
+    if color == "nv12":
+        if array.ndim != 2 or array.shape[0] % 3 or array.shape[1] % 2:
+            raise SourceError(
+                f"image is an array of shape {shape}; expected (height * 3 / 2) x width with even sides for NV12"
+            )
+        cv2 = opencv()
+        rgb: Pixels = cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_YUV2RGB_NV12)
+        return rgb
     if array.ndim == 2:
         return np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3:

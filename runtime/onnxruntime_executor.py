@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import numpy as np
+
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.cuda.arrays import DeviceImage, on_host
 from camscribe.runtime.errors import BundleError, EngineError
 from camscribe.runtime.manifest import Device, TensorSpec
 from camscribe.runtime.onnxruntime_plan import Plan
@@ -18,15 +22,9 @@ from camscribe.runtime.threads import both, physical_cores
 
 _PLANS_KEPT = 4
 """Sizes of batch whose memory is kept: full batches and the rest of the last one, with a few to spare."""
-_PROVIDERS: dict[Device, list[Any]] = {
-    "cpu": ["CPUExecutionProvider"],
-    # TensorFloat-32 would round the float32 reference to 10 bits; an exhaustive search for the fastest convolution
-    # takes longer than a caption.
-    "cuda": [
-        ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
-        "CPUExecutionProvider",
-    ],
-}
+# TensorFloat-32 would round the float32 reference to 10 bits; an exhaustive search for the fastest convolution takes
+# longer than a caption.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
@@ -38,22 +36,51 @@ class OnnxRuntimeExecutor:
         precision: one of its precisions.
         device: ``cpu`` or ``cuda``.
         threads: threads of a CPU, None for one per physical core.
+        tensorrt: on a GPU, use ONNX Runtime's TensorRT provider. It builds engines of its own for every size it meets,
+            minutes the first time, and keeps them in the user's cache folder.
+        graphs: on a GPU, record each step as a CUDA graph. Where a graph cannot be recorded it runs as ever, see
+            ``notes``.
 
     Raises:
         EngineError: ONNX Runtime is missing, does not load a graph, or has no such device.
         BundleError: a graph has other tensors than the manifest says.
     """
 
-    def __init__(self, bundle: Bundle, precision: str, device: Device, threads: int | None = None) -> None:
+    poll = 1
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str,
+        device: Device,
+        threads: int | None = None,
+        *,
+        tensorrt: bool = False,
+        graphs: bool = False,
+    ) -> None:
         self._runtime = onnxruntime()
         self._manifest = bundle.manifest
         self._pair = bundle.manifest.precisions[precision]
         self._device = device
+        providers = providers_for(device, tensorrt=tensorrt)
         # Opening takes most of the time until the first caption, and ONNX Runtime uses one core for it.
         sessions = both(
-            lambda: open_session(bundle.graph(precision, "encoder"), device, threads),
-            lambda: open_session(bundle.graph(precision, "decoder"), device, threads),
+            lambda: open_session(bundle.graph(precision, "encoder"), device, threads, providers),
+            lambda: open_session(bundle.graph(precision, "decoder"), device, threads, providers),
         )
+        self.notes: tuple[str, ...] = ()
+        """What a user may want to know of how it runs."""
+        self._graphs = False
+        if graphs and device == "cuda":
+            # Only the decoder, whose steps are short; and only if all its nodes run on the GPU, which opening it tells.
+            try:
+                recorded = open_session(
+                    bundle.graph(precision, "decoder"), device, threads, providers_for(device, graphs=True)
+                )
+            except EngineError as error:
+                self.notes = (f"steps run without CUDA graphs: {error}",)
+            else:
+                sessions, self._graphs = (sessions[0], recorded), True
         problems = [
             problem
             for session, spec in zip(sessions, (self._pair.encoder, self._pair.decoder), strict=True)
@@ -64,10 +91,12 @@ class OnnxRuntimeExecutor:
         self._encoder, self._decoder = sessions
         self._plans: collections.OrderedDict[tuple[int, int, int], Plan] = collections.OrderedDict()
         self._plan: Plan | None = None
-        self._step = 0
+        self._step = self._recorded = 0
 
-    def encode(self, images: Pixels, options: SearchOptions, bias: Floats) -> None:
-        """See ``Executor``."""
+    def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
+        """See ``Executor``. Images on the GPU come by way of the host."""
+        if not isinstance(images, np.ndarray):
+            images = np.stack([on_host(image, self._manifest.pixels) for image in images])
         plan = self._plan_for(len(images), options.beams, options.max_words)
         self._plan, self._step = plan, 0
         plan.start(images, options.min_words, bias)
@@ -78,7 +107,7 @@ class OnnxRuntimeExecutor:
         """See ``Executor``."""
         if self._plan is None or self._step >= len(self._plan.bindings):
             raise EngineError("step was called without encode, or more than max_words times after it")
-        self._run(self._decoder, self._plan.bindings[self._step])
+        self._run(self._decoder, self._plan.bindings[self._step], self._plan.options[self._step])
         self._step += 1
 
     def trace(self, *, attention: bool = False) -> Trace:
@@ -104,12 +133,15 @@ class OnnxRuntimeExecutor:
             plan = Plan(self._runtime, self._device, self._encoder, self._decoder, self._manifest, self._pair, *key)
         except MemoryError as error:
             raise EngineError(f"a batch of {images} images does not fit into memory; choose a smaller one") from error
+        if self._graphs:
+            plan.record_steps(self._runtime, self._recorded)
+            self._recorded += steps
         self._plans[key] = plan
         return plan
 
-    def _run(self, session: Any, binding: Any) -> None:
+    def _run(self, session: Any, binding: Any, options: Any = None) -> None:
         try:
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, options)
         except Exception as error:  # the errors of ONNX Runtime have no base of their own
             raise EngineError(f"ONNX Runtime failed on {self._device}: {_line(error)}") from error
 
@@ -134,8 +166,48 @@ def why_not_cuda() -> str | None:
     return None
 
 
-def open_session(path: Path, device: Device, threads: int | None = None) -> Any:
+def why_not_tensorrt() -> str | None:
+    """Why ONNX Runtime cannot use its TensorRT provider here, as far as can be told; None where it may."""
+    if "TensorrtExecutionProvider" not in onnxruntime().get_available_providers():
+        return 'this ONNX Runtime is built without TensorRT (pip install "camscribe[cuda]" for one with it)'
+    return None
+
+
+def providers_for(device: Device, *, tensorrt: bool = False, graphs: bool = False) -> list[Any]:
+    """What ONNX Runtime is to run a graph with, best first.
+
+    Raises:
+        EngineError: there is no place for the engines of its TensorRT provider.
+    """
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    cuda = ("CUDAExecutionProvider", _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if graphs else {}))
+    if not tensorrt:
+        return [cuda, "CPUExecutionProvider"]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camscribe" / "onnxruntime"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(
+            f"{folder}: engines cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to another folder"
+        ) from error
+    kept = {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+    }
+    return [("TensorrtExecutionProvider", kept), cuda, "CPUExecutionProvider"]
+
+
+def open_session(path: Path, device: Device, threads: int | None = None, providers: list[Any] | None = None) -> Any:
     """Opens a graph with the options that all graphs of a bundle are run with.
+
+    Args:
+        path: the graph.
+        device: ``cpu`` or ``cuda``.
+        threads: of a CPU, None for one per physical core.
+        providers: see ``providers_for``; None for those of the device.
 
     Raises:
         EngineError: ONNX Runtime does not load it, or not on that device.
@@ -150,7 +222,7 @@ def open_session(path: Path, device: Device, threads: int | None = None) -> Any:
     # threads of the other graph need the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # what goes wrong is raised, and said in one line
-    wanted = _PROVIDERS[device]
+    wanted = providers or providers_for(device)
     try:
         session = runtime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # the errors of ONNX Runtime have no base of their own

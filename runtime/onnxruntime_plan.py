@@ -107,6 +107,8 @@ class Plan:
         _bind_outputs(self.encoder_binding, device, pair.encoder.outputs, encoded, sizes)
         self.bindings = [self._decoder_binding(decoder, device, pair, sizes, encoded, step) for step in range(steps)]
         """Of each step."""
+        self.options: list[Any] = [None] * steps
+        """Of each step: what ``run_with_iobinding`` is told besides."""
 
     def _decoder_binding(
         self,
@@ -134,6 +136,12 @@ class Plan:
         binding = _bind(decoder, device, pair.decoder.inputs, inputs, sizes)
         _bind_outputs(binding, device, pair.decoder.outputs, outputs, sizes)
         return binding
+
+    def record_steps(self, runtime: ModuleType, first: int) -> None:
+        """Gives each step's CUDA graph a number of its own, from ``first`` on: its addresses are those of no other."""
+        for step in range(len(self.bindings)):
+            self.options[step] = runtime.RunOptions()
+            self.options[step].add_run_config_entry("gpu_graph_id", str(first + step + 1))
 
     def start(self, images: Pixels, min_words: int, bias: Floats) -> None:
         """Takes the inputs of a search."""

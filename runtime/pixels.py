@@ -18,6 +18,8 @@ import numpy.typing as npt
 from camscribe.runtime.errors import BundleError, EngineError
 
 Pixels = npt.NDArray[np.uint8]
+Filter = Literal["area", "linear", "cubic"]
+"""A mean over areas; between two pixels an axis; between four."""
 
 _SAMPLED = 5.0
 """Up to this factor two samples an axis, of two pixels each, see nearly every pixel."""
@@ -92,38 +94,61 @@ def reduce(image: Pixels, spec: PixelSpec) -> Pixels:
     if image.shape[:2] == (spec.height, spec.width):
         return image
     cv2 = opencv()
-    while min(_excess(image, spec)) >= 2 and math.prod(_excess(image, spec)) > _HALVED:
-        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    height, width = image.shape[:2]
-    smaller = (min(width, spec.width), min(height, spec.height))
-    if smaller != (width, height) and max(_excess(image, spec)) <= _SAMPLED:
-        samples = (
-            2 * spec.width if width > spec.width else width,
+    filters = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+    for height, width, name in resizes(image.shape[0], image.shape[1], spec):
+        image = cv2.resize(image, (width, height), interpolation=filters[name])
+    return image
+
+
+def resizes(height: int, width: int, spec: PixelSpec) -> list[tuple[int, int, Filter]]:
+    """How ``reduce`` brings the visible part of an image to the encoder's size.
+
+    Returns:
+        (rows, columns, filter) after each resize; none where the size is right.
+    """
+    steps: list[tuple[int, int, Filter]] = []
+
+    def to(rows: int, columns: int, name: Filter) -> None:
+        nonlocal height, width
+        if (rows, columns) != (height, width):
+            height, width = rows, columns
+            steps.append((rows, columns, name))
+
+    def excess() -> tuple[float, float]:
+        return height / spec.height, width / spec.width
+
+    while min(excess()) >= 2 and math.prod(excess()) > _HALVED:
+        to(height // 2, width // 2, "area")
+    smaller = (min(height, spec.height), min(width, spec.width))
+    if smaller != (height, width) and max(excess()) <= _SAMPLED:
+        to(
             2 * spec.height if height > spec.height else height,
+            2 * spec.width if width > spec.width else width,
+            "linear",
         )
-        image = cv2.resize(image, samples, interpolation=cv2.INTER_LINEAR)
     # OpenCV's area filter is one only where neither axis grows, so the axes that shrink go first, alone. It also takes
     # care of images that are far too large in one axis only.
-    image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
-    reduced: Pixels = cv2.resize(image, (spec.width, spec.height), interpolation=cv2.INTER_CUBIC)
-    return reduced
-
-
-def _excess(image: Pixels, spec: PixelSpec) -> tuple[float, float]:
-    """How many times too high and too wide an image is."""
-    return image.shape[0] / spec.height, image.shape[1] / spec.width
+    to(*smaller, "area")
+    to(spec.height, spec.width, "cubic")
+    return steps
 
 
 def visible_part(image: Pixels, spec: PixelSpec) -> Pixels:
     """The part of a photograph (uint8 [h, w, 3]) that the model sees: all of it, or its centre."""
     if spec.fit == "squash":
         return image
-    height, width = image.shape[:2]
+    top, left, rows, columns = visible_box(image.shape[0], image.shape[1], spec)
+    return image[top : top + rows, left : left + columns]
+
+
+def visible_box(height: int, width: int, spec: PixelSpec) -> tuple[int, int, int, int]:
+    """Top, left, rows and columns of the part that the model sees of so many rows and columns."""
+    if spec.fit == "squash":
+        return 0, 0, height, width
     ratio = spec.height / spec.width
     rows = max(1, min(height, round(width * ratio)))
     columns = max(1, min(width, round(height / ratio)))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return image[top : top + rows, left : left + columns]
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def opencv() -> ModuleType:

@@ -25,9 +25,12 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=get_args(Backend),
         default="auto",
-        help="where the graphs run; auto takes the fastest that works here (default: auto)",
+        help="where the graphs run; auto takes the fastest that works here (default: auto), tensorrt first builds the "
+        "engines it lacks; cuda, cuda-graph and ort-tensorrt are ONNX Runtime's ways to use a GPU",
     )
-    group.add_argument("--precision", help="a precision of the bundle: float32, int8, ... (default: the bundle's)")
+    group.add_argument(
+        "--precision", help="a precision of the bundle: float32, fp16, int8, ... (default: the bundle's)"
+    )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one per physical core)")
     group.add_argument("--verbose", action="store_true", help="say which backend was taken, and why")
 

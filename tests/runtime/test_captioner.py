@@ -120,7 +120,7 @@ def test_options_change_the_search_and_are_checked(captioner: Captioner, toy: An
         ({"ban": "word5"}, "expected a list of words"),
         ({"ban": ["Word5"]}, "did you mean 'word5'"),
         ({"ban": ["zebra"]}, "'zebra', which is not a word of this model$"),
-        ({"color": "RGB"}, "expected 'rgb' or 'bgr'"),
+        ({"color": "RGB"}, "expected 'rgb', 'bgr' or 'nv12'"),
     ):
         with pytest.raises(OptionError, match=message):
             captioner.caption(image, **{"color": "rgb", **arguments})  # type: ignore[call-overload]

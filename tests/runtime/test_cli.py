@@ -81,7 +81,7 @@ def test_help_and_version(run: Run) -> None:
         (["caption", "a.jpg", "--beams", "many"], "invalid int value: 'many'"),
         (["caption", "a.jpg", "--bundle", "none"], "none: no such bundle folder"),
         (["caption", "a.jpg", "--attention"], "--attention needs --json"),
-        (["caption", "a.jpg", "--backend", "tensorrt"], "no TensorRT executor"),
+        (["caption", "a.jpg", "--backend", "tensorrt", "--threads", "0"], "threads is 0"),
         (["info", "none"], "none: no such bundle folder"),
     ],
 )
@@ -175,7 +175,7 @@ def test_an_unwritable_out_is_one_line_before_any_work(caption: Run, photos: Pat
 def test_verbose_says_which_backend_and_why(run: Run, toy_bundle: Bundle, photos: Path) -> None:
     status, _, err = run("caption", "--bundle", toy_bundle.path, "--threads", 1, "--verbose", photos)
     assert status == 0
-    assert "backend tensorrt: this release has no TensorRT executor" in err
+    assert "backend tensorrt: " in err
     assert "taken" in err
 
 

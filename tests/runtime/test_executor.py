@@ -17,12 +17,14 @@ import pytest
 
 from camscribe.runtime import executor as executor_module
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.errors import BundleError, EngineError, OptionError
+from camscribe.runtime.errors import BundleError, EngineError, NoEngineError, OptionError
 from camscribe.runtime.executor import open_executor, search
-from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, tensor_specs
+from camscribe.runtime.fallback import FallbackExecutor
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, providers_for, tensor_specs
 from camscribe.runtime.search import DEAD, SearchOptions, Trace, hypotheses, initial_score, select
 
 Make = Callable[..., Path]
+has_gpu = executor_module.has_nvidia_gpu
 
 
 def numpy_search(
@@ -246,10 +248,13 @@ def test_a_graph_that_is_none_is_refused_in_one_line(toy_bundle: Bundle, tmp_pat
 def test_auto_says_what_it_took_and_why_not_the_others(toy_bundle: Bundle) -> None:
     _, executor, choice = open_executor(toy_bundle.path, "auto", threads=1)
     executor.close()
-    assert choice.backend in ("cpu", "cuda")
+    assert choice.backend in ("cpu", "cuda", "tensorrt")
     assert choice.precision == "float32"
-    assert [reason.split(":")[0] for reason in choice.reasons][:2] == ["tensorrt", "cuda"]
+    assert choice.reasons[0].startswith("tensorrt: ")
     assert any("taken" in reason for reason in choice.reasons)
+    if not has_gpu():
+        assert choice.reasons[0] == "tensorrt: there is no NVIDIA GPU here"
+        assert [reason.split(":")[0] for reason in choice.reasons] == ["tensorrt", "cuda", "cpu"]
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this one has CUDA")
@@ -271,25 +276,123 @@ def test_auto_falls_back_from_a_gpu_that_does_not_start_and_says_so(
     assert any(reason.startswith("cuda: ") and "cannot open it on cuda" in reason for reason in choice.reasons)
 
 
+def test_auto_says_that_engines_would_be_faster_where_only_they_are_missing(
+    toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise NoEngineError("no engine was built here; camscribe build makes it, and captions faster")
+
+    asked = executor_module.why_not
+    monkeypatch.setattr(executor_module, "why_not", lambda name: None if name == "tensorrt" else asked(name))
+    monkeypatch.setattr(executor_module, "_open_tensorrt", missing)
+    _, executor, choice = open_executor(toy_bundle.path, "auto", threads=1)
+    executor.close()
+    assert choice.surprising
+    assert choice.backend in ("cpu", "cuda")
+    assert choice.reasons[0].startswith("tensorrt: no engine was built here; camscribe build")
+
+
+def test_a_search_without_engines_goes_to_the_next_backend_which_is_said_once(
+    toy_bundle: Bundle, toy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ThreeBeams(OnnxRuntimeExecutor):
+        poll = 4
+
+        def encode(self, images: Any, options: SearchOptions, bias: Any) -> None:
+            if options.beams != 3:
+                raise NoEngineError(f"there is no engine for {options.beams} beams")
+            super().encode(images, options, bias)
+
+    opened: list[OnnxRuntimeExecutor] = []
+
+    def second() -> OnnxRuntimeExecutor:
+        opened.append(OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1))
+        return opened[-1]
+
+    executor = FallbackExecutor(ThreeBeams(toy_bundle, "float32", "cpu", 1), second)
+    bias, images = toy_bundle.vocabulary.bias(), toy.images(2)
+    alone = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1)
+    for beams in (3, 2, 3, 5, 2):
+        options = SearchOptions(beams=beams, max_words=8, nbest=2)
+        executor.encode(images, options, bias)
+        assert executor.poll == (4 if beams == 3 else 1)
+        found = search(executor, options)
+        alone.encode(images, options, bias)
+        assert [[h.tokens for h in image] for image in found] == [
+            [h.tokens for h in image] for image in search(alone, options)
+        ]
+    assert len(opened) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "camscribe: there is no engine for 2 beams; the next fastest backend takes such searches"
+    ]
+    executor.close()
+    with pytest.raises(EngineError):
+        executor.step()
+
+
 def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="no TensorRT executor"):
-        open_executor(toy_bundle.path, "tensorrt")
-    with pytest.raises(OptionError, match="expected auto, cpu, cuda, tensorrt"):
+    if not has_gpu():
+        with pytest.raises(EngineError, match=r"backend tensorrt cannot be used: .*(PyCUDA|driver|GPU)"):
+            open_executor(toy_bundle.path, "tensorrt")
+    with pytest.raises(OptionError, match="expected auto, cpu, cuda, cuda-graph, tensorrt, ort-tensorrt"):
         open_executor(toy_bundle.path, "npu")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="threads is 0"):
         open_executor(toy_bundle.path, "cpu", threads=0)
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(EngineError, match="built without CUDA"):
             open_executor(toy_bundle.path, "cuda")
+        with pytest.raises(EngineError, match=r"backend cuda-graph cannot be used: .* built without CUDA"):
+            open_executor(toy_bundle.path, "cuda-graph")
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(EngineError, match=r"backend ort-tensorrt cannot be used: .* built without TensorRT"):
+            open_executor(toy_bundle.path, "ort-tensorrt")
+
+
+def test_steps_with_a_graph_number_of_their_own_run_as_ever(toy_bundle: Bundle, toy: Any) -> None:
+    """A CPU ignores the numbers; that every step of every plan has another one is what a GPU needs."""
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    recorded = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=1)
+    recorded._graphs = True
+    bias, numbers = toy_bundle.vocabulary.bias(), []
+    for count, beams in ((1, 3), (2, 2), (1, 3)):
+        options = SearchOptions(beams=beams, max_words=8)
+        found = []
+        for each in (executor, recorded):
+            each.encode(toy.images(count), options, bias)
+            found.append([image[0].tokens for image in search(each, options)])
+        assert found[0] == found[1]
+    for plan in recorded._plans.values():
+        numbers += [option.get_run_config_entry("gpu_graph_id") for option in plan.options]
+    assert len(set(numbers)) == len(numbers) == 16
+    assert not {"-1", "0"} & set(numbers)  # "do not record" and the default
+
+
+def test_providers_are_named_best_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert providers_for("cpu", tensorrt=True, graphs=True) == ["CPUExecutionProvider"]
+    assert "enable_cuda_graph" not in providers_for("cuda")[0][1]
+    assert providers_for("cuda", graphs=True)[0][1]["enable_cuda_graph"] == "1"
+    names = [item if isinstance(item, str) else item[0] for item in providers_for("cuda", tensorrt=True)]
+    assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert (tmp_path / "cache" / "camscribe" / "onnxruntime").is_dir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(EngineError, match="set XDG_CACHE_HOME"):
+        providers_for("cuda", tensorrt=True)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="no CUDA provider")
-def test_a_gpu_gives_the_words_of_the_cpu(toy_bundle: Bundle, toy: Any) -> None:
-    options, bias, images = SearchOptions(beams=3, max_words=8, nbest=3), toy_bundle.vocabulary.bias(), toy.images(4)
-    results = []
-    for device in ("cpu", "cuda"):
-        executor = OnnxRuntimeExecutor(toy_bundle, "float32", device)  # type: ignore[arg-type]
-        executor.encode(images, options, bias)
-        results.append([[h.tokens for h in image] for image in search(executor, options)])
-    assert results[0] == results[1]
+@pytest.mark.parametrize("options_of", [{}, {"graphs": True}, {"tensorrt": True}], ids=str)
+def test_a_gpu_gives_the_words_of_the_cpu(toy_bundle: Bundle, toy: Any, options_of: dict[str, bool]) -> None:
+    if "tensorrt" in options_of and executor_module.why_not("ort-tensorrt") is not None:
+        pytest.skip("no TensorRT provider")
+    options, bias = SearchOptions(beams=3, max_words=8, nbest=3), toy_bundle.vocabulary.bias()
+    alone = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu")
+    executor = OnnxRuntimeExecutor(toy_bundle, "float32", "cuda", **options_of)
+    for seed in range(3):
+        images, results = toy.images(4, seed=seed), []
+        for each in (alone, executor):
+            each.encode(images, options, bias)
+            results.append([[h.tokens for h in image] for image in search(each, options)])
+        assert results[0] == results[1]

@@ -246,7 +246,7 @@ def test_arrays_say_their_colour_order() -> None:
     np.testing.assert_array_equal(as_rgb(image[:, :, 0]), np.repeat(image[:, :, :1], 3, axis=2))
     with pytest.raises(OptionError, match="color is not given"):
         as_rgb(image)
-    with pytest.raises(OptionError, match="expected 'rgb' or 'bgr'"):
+    with pytest.raises(OptionError, match="expected 'rgb', 'bgr' or 'nv12'"):
         as_rgb(image, "RGB")  # type: ignore[arg-type]
 
 

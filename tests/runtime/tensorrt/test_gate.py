@@ -119,6 +119,8 @@ def test_a_tensor_of_another_shape_does_not_pass(toy_bundle: Bundle, toy_side: g
 class Misled:
     """The real executor, which captions other images than it is given: right tensors, wrong loop."""
 
+    poll = 1
+
     def __init__(self, executor: Any, shift: int) -> None:
         self._executor, self._shift = executor, shift
 
