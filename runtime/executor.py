@@ -217,9 +217,10 @@ class _Told:
         self._last = ""
 
     def __call__(self, doing: str, done: float) -> None:
-        if doing != self._last:
-            _LOG.warning("camscribe: %s", doing)
-        self._last = doing
+        graph = doing.partition(":")[0]  # what follows are the dozens of phases that TensorRT names
+        if graph != self._last:
+            _LOG.warning("camscribe: %s", graph)
+        self._last = graph
 
 
 def has_nvidia_gpu() -> bool:

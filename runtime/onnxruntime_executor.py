@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -223,6 +225,8 @@ def open_session(path: Path, device: Device, threads: int | None = None, provide
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # what goes wrong is raised, and said in one line
     wanted = providers or providers_for(device)
+    if device == "cuda":
+        _preload_libraries(runtime)
     try:
         session = runtime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # the errors of ONNX Runtime have no base of their own
@@ -235,6 +239,15 @@ def open_session(path: Path, device: Device, threads: int | None = None, provide
             f"ONNX Runtime cannot use {device}: its {provider} does not start; check driver and libraries"
         )
     return session
+
+
+def _preload_libraries(runtime: ModuleType) -> None:
+    """Loads CUDA's libraries where pip put them, since ONNX Runtime's own do not look there."""
+    preload = getattr(runtime, "preload_dlls", None)  # since 1.21; not in builds without CUDA
+    if preload is not None:
+        # It prints what it does not find, which may well lie where the system looks; a session that fails says more.
+        with contextlib.redirect_stdout(io.StringIO()):
+            preload()
 
 
 def tensor_specs(arguments: Sequence[Any]) -> list[TensorSpec]:
