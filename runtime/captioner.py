@@ -16,16 +16,17 @@ import numpy as np
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption, Sentence, Timings
-from camscribe.runtime.cuda.arrays import DeviceImage, device_image, is_on_gpu
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
-from camscribe.runtime.images import Color, ImageLike, as_rgb
+from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
 from camscribe.runtime.pixels import Pixels, opencv, reduce
 from camscribe.runtime.search import Floats, Hypothesis, SearchChanges, SearchOptions
 from camscribe.runtime.threads import both
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from camscribe.runtime.cuda.arrays import DeviceImage
 
 BATCH = 8
 """Images that are captioned together when more are given."""
@@ -200,6 +201,8 @@ class Captioner:
         spec = self.bundle.manifest.pixels
         start = perf_counter()
         if is_on_gpu(image):
+            from camscribe.runtime.cuda.arrays import device_image
+
             return _Prepared(device_image(image, color), perf_counter() - start, 0.0)
         # Twice the size leaves the area filter enough to give the same picture.
         pixels = as_rgb(image, color, at_least=2 * max(spec.height, spec.width))

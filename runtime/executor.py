@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -235,6 +236,9 @@ def why_not(backend: Backend) -> str | None:
     if backend == "ort-tensorrt":
         return why_not_tensorrt()
     if backend == "tensorrt":
+        # Asking the driver needs modules that a machine without a GPU need not wait for.
+        if not has_nvidia_gpu() and importlib.util.find_spec("pycuda") is None:
+            return 'there is no NVIDIA GPU here, nor PyCUDA, which would know (pip install "camscribe[tensorrt]")'
         from camscribe.runtime.cuda import driver
         from camscribe.runtime.tensorrt import versions
 

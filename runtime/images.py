@@ -57,6 +57,20 @@ and for an unknown one all it has, among them one that starts Ghostscript."""
 _ORIENTATION = 0x0112
 
 
+DLPACK_GPU = (2, 13)
+"""Kinds of device in DLPack that a kernel reads: CUDA and CUDA managed memory."""
+
+
+def is_on_gpu(image: object) -> bool:
+    """Whether an object shows itself as memory of a GPU."""
+    if isinstance(image, str | os.PathLike | np.ndarray):
+        return False
+    if hasattr(image, "__cuda_array_interface__"):
+        return True
+    device = getattr(image, "__dlpack_device__", None)
+    return device is not None and int(device()[0]) in DLPACK_GPU
+
+
 def as_rgb(image: ImageLike, color: Color | None = None, at_least: int | None = None) -> Pixels:
     """Pixels of an image in any of the forms a caller may hold.
 

@@ -9,18 +9,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.cuda.arrays import DeviceImage, on_host
 from camscribe.runtime.errors import BundleError, EngineError
 from camscribe.runtime.manifest import Device, TensorSpec
 from camscribe.runtime.onnxruntime_plan import Plan
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, SearchOptions, Trace
 from camscribe.runtime.threads import both, physical_cores
+
+if TYPE_CHECKING:
+    from camscribe.runtime.cuda.arrays import DeviceImage
 
 _PLANS_KEPT = 4
 """Sizes of batch whose memory is kept: full batches and the rest of the last one, with a few to spare."""
@@ -98,6 +100,8 @@ class OnnxRuntimeExecutor:
     def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
         """See ``Executor``. Images on the GPU come by way of the host."""
         if not isinstance(images, np.ndarray):
+            from camscribe.runtime.cuda.arrays import on_host
+
             images = np.stack([on_host(image, self._manifest.pixels) for image in images])
         plan = self._plan_for(len(images), options.beams, options.max_words)
         self._plan, self._step = plan, 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,15 +11,13 @@ import numpy as np
 
 from camscribe.runtime.cuda.driver import open_gpu
 from camscribe.runtime.errors import OptionError, SourceError
-from camscribe.runtime.images import as_rgb
+from camscribe.runtime.images import DLPACK_GPU, as_rgb
 from camscribe.runtime.pixels import Pixels, PixelSpec, reduce
 
 Layout = Literal["rgb", "bgr", "grey", "nv12"]
 
 _LEGACY_STREAM = 1
 """The default stream, as both protocols write it."""
-_DLPACK_GPU = (2, 13)
-"""Kinds of device in DLPack that a kernel reads: CUDA and CUDA managed memory."""
 _DLPACK_UINT = 1
 _ALIGNMENT = 256
 _MAX_SIDE = 1 << 16
@@ -85,16 +82,6 @@ def on_host(image: Pixels | DeviceImage, spec: PixelSpec) -> Pixels:
     return reduce(image.download(), spec) if isinstance(image, DeviceImage) else image
 
 
-def is_on_gpu(image: object) -> bool:
-    """Whether an object shows itself as memory of a GPU."""
-    if isinstance(image, str | os.PathLike | np.ndarray):
-        return False
-    if hasattr(image, "__cuda_array_interface__"):
-        return True
-    device = getattr(image, "__dlpack_device__", None)
-    return device is not None and int(device()[0]) in _DLPACK_GPU
-
-
 def device_image(image: Any, color: str | None) -> DeviceImage:
     """Describes an image on the GPU.
 
@@ -132,7 +119,7 @@ def _from_interface(image: Any, color: str | None) -> DeviceImage:
 
 def _from_dlpack(image: Any, color: str | None) -> DeviceImage:
     kind, number = map(int, image.__dlpack_device__())
-    if kind not in _DLPACK_GPU or number != 0:
+    if kind not in DLPACK_GPU or number != 0:
         raise SourceError(f"image lies on device {number} of kind {kind} (DLPack); expected the first NVIDIA GPU")
     # The producer makes the default stream wait for what it has enqueued elsewhere.
     capsule = image.__dlpack__(stream=_LEGACY_STREAM)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from camscribe.runtime.captioner import Captioner
-from camscribe.runtime.cuda.arrays import device_image, is_on_gpu, read_dlpack
+from camscribe.runtime.cuda.arrays import device_image, read_dlpack
 from camscribe.runtime.errors import CamscribeError, EngineError, OptionError, SourceError
-from camscribe.runtime.images import as_rgb
+from camscribe.runtime.images import as_rgb, is_on_gpu
 from camscribe.runtime.pixels import PixelSpec
 
 
