@@ -186,14 +186,21 @@ def _architecture(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
     """How the model was made, without the paths of the machine it was made on."""
-    meta = checkpoint.meta
+    versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    return {
+        "camscribe": __version__,
+        "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {**checkpoint.meta.get("versions", {}), **versions},
+        **_run(checkpoint.meta),
+    }
+
+
+def _run(meta: dict[str, Any]) -> dict[str, Any]:
+    """A training run, and under ``start`` the one that it started from."""
     config = meta["config"]
     data = {key: value for key, value in config["data"].items() if key not in ("root", "captions", "images")}
     scored = [entry for entry in meta["history"] if "tune_cider" in entry]
     return {
-        "camscribe": __version__,
-        "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {**meta.get("versions", {}), "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         "data": {**data, **meta.get("data", {})},
         "pretrained": Path(config["model"]["weights"]).name,
         "seed": config["seed"],
@@ -203,4 +210,5 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
             f"{entry['stage']} {entry['epoch']}": {"tune_cider": entry["tune_cider"], "time": entry["time"]}
             for entry in scored
         },
+        "start": _run(meta["start"]) if meta.get("start") else None,
     }

@@ -79,6 +79,8 @@ class Trainer:
         self.position = Position()
         self.history: list[dict[str, Any]] = []
         last = folder / "last.safetensors"
+        self.origin: dict[str, Any] | None = None
+        """What the checkpoint says of itself that this run started from."""
         self._resumed = Checkpoint.load(last) if last.exists() else None
         if self._resumed and self._resumed.config != config:
             raise DataError(f"{last}: was made with another configuration; continue with that one or name a new folder")
@@ -89,8 +91,10 @@ class Trainer:
             self.vocabulary = self._resumed.vocabulary
             self.position = Position(**self._resumed.meta["progress"])
             self.history = self._resumed.meta["history"]
+            self.origin = self._resumed.meta.get("start")
         elif start:
             self.vocabulary = start.vocabulary
+            self.origin = {key: value for key, value in start.meta.items() if key not in ("schema", "vocabulary")}
         else:
             texts = (words(caption) for image in self.train for caption in image.captions)
             self.vocabulary = build_vocabulary(texts, config.data.min_count)
@@ -336,6 +340,7 @@ class Trainer:
             "history": self.history,
             "data": {"train": self.train.report(), "tune": self.tune.report()},
             "versions": {"torch": torch.__version__},
+            "start": self.origin,
         }
 
     def _save(self, optimizer: Any) -> None:

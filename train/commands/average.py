@@ -46,7 +46,11 @@ def average(paths: Sequence[Path]) -> Checkpoint:
             )
     mean = {f"model.{name}": torch.stack([tensors[name] for tensors in weights]).mean(dim=0) for name in weights[0]}
     parts = [
-        {"stage": checkpoint.meta["progress"]["stage"], "epoch": checkpoint.meta["progress"]["epoch"]}
-        for checkpoint in checkpoints
+        {
+            "checkpoint": f"{path.resolve().parent.name}/{path.name}",
+            "stage": checkpoint.meta["progress"]["stage"],
+            "epoch": checkpoint.meta["progress"]["epoch"],
+        }
+        for path, checkpoint in zip(paths, checkpoints, strict=True)
     ]
     return Checkpoint(mean, {**{k: v for k, v in checkpoints[-1].meta.items() if k != "schema"}, "averaged": parts})
