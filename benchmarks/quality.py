@@ -3,7 +3,8 @@
     python -m camscribe.benchmarks.quality --data ../shared/data/flickr8k --out benchmarks/results
 
 Writes ``quality-PRECISION-PART.json`` for ``tune`` (dev[:500], which chose the checkpoint and the search options),
-``test`` (dev[500:], looked at only here) and ``all`` (dev), and prints a table.
+``test`` (dev[500:], looked at only here) and ``all`` (dev), the captions of ``all`` as ``captions-PRECISION.jsonl``, and
+prints a table.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main() -> int:
     """Runs the evaluations; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", help="folder of the bundle (default: the one that comes with camscribe)")
-    parser.add_argument("--precisions", nargs="+", default=["float32", "int8"])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "int8", "fp16"])
     parser.add_argument("--data", required=True, help="folder of the data set, in Flickr8k's layout")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -44,6 +45,7 @@ def main() -> int:
             command = [*command_line(), "evaluate", *([options.bundle] if options.bundle else [])]
             command += ["--precision", precision, "--backend", "cpu", "--data", options.data]
             command += ["--split", f"{options.split}{cut}", "--out", str(file)]
+            command += ["--captions-out", str(options.out / f"captions-{precision}.jsonl")] if part == "all" else []
             done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
             if done.returncode:
                 return done.returncode
