@@ -3,8 +3,8 @@
     python -m camscribe.benchmarks.quality --data ../shared/data/flickr8k --out benchmarks/results
 
 Writes ``quality-PRECISION-PART.json`` for ``tune`` (dev[:500], which chose the checkpoint and the search options),
-``test`` (dev[500:], looked at only here) and ``all`` (dev), the captions of ``all`` as ``captions-PRECISION.jsonl``, and
-prints a table.
+``test`` (dev[500:], looked at only here) and ``all`` (dev), the captions of ``all`` as ``captions-PRECISION.jsonl``,
+and prints a table.
 """
 
 from __future__ import annotations
