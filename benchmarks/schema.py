@@ -7,7 +7,6 @@ The dataclasses are the schema: every field is required, an unknown one is refus
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from camscribe.runtime import typed_json
 from camscribe.runtime.errors import DataError
+from camscribe.runtime.files import write_atomically
 
 SCHEMA = 1
 """Version of the report this release writes, and the only one it reads."""
@@ -273,18 +273,12 @@ def write(report: Report, path: Path) -> None:
     """Writes a report whole or not at all, after reading it back as a reader would.
 
     Raises:
-        DataError: it cannot be written.
+        SourceError: it cannot be written.
     """
     text = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False)
     parse(text)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hidden.write_text(f"{text}\n", encoding="utf-8")
-        os.replace(hidden, path)
-    except OSError as error:
-        hidden.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, f"{text}\n".encode())
 
 
 def _finite(value: Any) -> Any:
