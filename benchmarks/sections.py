@@ -42,6 +42,11 @@ class Counted:
         self.executor = executor
         self.steps = 0
 
+    @property
+    def poll(self) -> int:
+        """See ``Executor``."""
+        return self.executor.poll
+
     def encode(self, images: Pixels, options: SearchOptions, bias: Floats) -> None:
         """See ``Executor``."""
         self.steps = 0
