@@ -1,4 +1,4 @@
-"""What must be measured in a fresh process: the most memory a variant ever holds, and how long its engines take to build.
+"""What must be measured in a fresh process: a variant's peak memory, and how long its engines take to build.
 
     python -m camscribe.benchmarks.child memory BACKEND PRECISION BUNDLE THREADS IMAGE...
     python -m camscribe.benchmarks.child build PRECISION BUNDLE BEAMS
@@ -98,7 +98,7 @@ def _peak_bytes() -> int:
 
 
 def _free_device_bytes() -> int | str:
-    """Free memory of the GPU, in bytes; or why it is not known. The difference is this process's, if it is alone there."""
+    """Free memory of the GPU, or why it is not known. A difference is this process's own where it is alone there."""
     from camscribe.runtime.cuda.driver import open_gpu
 
     try:

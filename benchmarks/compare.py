@@ -54,10 +54,7 @@ def compare(old: Report, new: Report, threshold: float = THRESHOLD) -> Compariso
     """
     theirs = {variant.name: variant for variant in old.variants}
     ours = {variant.name: variant for variant in new.variants}
-    remarks = []
-    for name in theirs:
-        if name not in ours:
-            remarks.append(f"{name}: only in the old report{_why(new, name)}")
+    remarks = [f"{name}: only in the old report{_why(new, name)}" for name in theirs if name not in ours]
     remarks += [f"{name}: only in the new report{_why(old, name)}" for name in ours if name not in theirs]
     remarks += [f"the {age} report is partial" for age, report in (("old", old), ("new", new)) if report.partial]
     for key in ("cpu", "device", "cores", "power_mode", "governor"):

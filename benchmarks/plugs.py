@@ -29,7 +29,7 @@ def module(name: str) -> ModuleType | Missing:
         return importlib.import_module(f"camscribe.benchmarks.{name}")
     except ModuleNotFoundError as error:
         if error.name == f"camscribe.benchmarks.{name}":
-            return Missing("this release does not measure it")
+            return Missing("this release has no " + name)
         return Missing(f"the package {error.name} is not installed")
 
 
@@ -40,7 +40,7 @@ def ask(name: str, function: str, *arguments: Any, **options: Any) -> Any:
         return found
     call: Callable[..., Any] | None = getattr(found, function, None)
     if call is None:
-        return Missing("this release does not measure it")
+        return Missing("this release has no " + name)
     try:
         answer = call(*arguments, **options)
     except (CamscribeError, OSError) as error:
@@ -105,4 +105,4 @@ def bound(
 def optional(name: str, function: str, *arguments: Any) -> str | Missing:
     """A text that another module makes of the report: ``report_markdown.render``, ``report_html.render``."""
     answer = ask(name, function, *arguments)
-    return answer if isinstance(answer, str | Missing) else Missing("this release does not write it")
+    return answer if isinstance(answer, str | Missing) else Missing(f"{name} gave no text")

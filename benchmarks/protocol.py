@@ -132,6 +132,6 @@ def fixed_rate(
         work(newest % items)
         ages.append((clock() - began - newest / rate_hz) * 1e3)
         following = newest + 1
-    elapsed = clock() - began
+    elapsed = max(clock() - began, frames / rate_hz)  # the last frame lasts as long as every other
     age = spread(ages) if ages else Missing("no frame was captioned")
     return FixedRate(rate_hz, elapsed, frames, frames - len(ages), age, len(ages) / elapsed)

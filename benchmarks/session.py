@@ -158,10 +158,9 @@ class Session:
 
     def _stages(self) -> None:
         self.tell("stages")
-        part = self._part("recorder")
-        part.update({variant.name: stages.Recorder() for variant in self.opened})
-        for name, recorder in stages.measure(self.opened, self.plan.files, self.plan.stage_rounds).items():
-            part[name] = recorder
+        recorders = {variant.name: stages.Recorder() for variant in self.opened}
+        self._part("recorder").update(recorders)
+        stages.measure(self.opened, self.plan.files, self.plan.stage_rounds, recorders)
 
     def _sweeps(self) -> None:
         for title, values, images in (

@@ -58,6 +58,12 @@ class Recorder:
         """Adds a sample."""
         self.samples.setdefault(name, []).append(milliseconds)
 
+    def clear(self) -> None:
+        """Forgets what was only warming up."""
+        self.samples.clear()
+        self.enqueue_ms.clear()
+        self.captions = 0
+
     def total(self, *names: str) -> float:
         """Sum of all samples of some stages."""
         return sum(sum(self.samples.get(name, ())) for name in names)
@@ -270,9 +276,15 @@ class _StampedDevice:
         self._enqueue_ms = 0.0
 
 
-def measure(opened: Sequence[Opened], files: Sequence[Path], rounds: int) -> dict[str, Recorder]:
-    """Stages of all variants, in turn. What interrupts it leaves what was measured, see ``Recorder.captions``."""
-    recorders = {variant.name: Recorder() for variant in opened}
+def measure(opened: Sequence[Opened], files: Sequence[Path], rounds: int, recorders: Mapping[str, Recorder]) -> None:
+    """Stages of all variants, in turn.
+
+    Args:
+        opened: the variants.
+        files: photographs.
+        rounds: over all files.
+        recorders: by variant; they get the samples, which an interruption leaves there.
+    """
     with contextlib.ExitStack() as stack:
         for variant in opened:
             stack.enter_context(instrumented(variant, recorders[variant.name]))
@@ -280,11 +292,8 @@ def measure(opened: Sequence[Opened], files: Sequence[Path], rounds: int) -> dic
             for variant in opened:  # memory and bindings are made here
                 record(variant, files[0], recorders[variant.name])
         for recorder in recorders.values():
-            recorder.samples.clear()
-            recorder.enqueue_ms.clear()
-            recorder.captions = 0
+            recorder.clear()
         for _ in range(rounds):
             for file in files:
                 for variant in opened:
                     record(variant, file, recorders[variant.name])
-    return recorders
