@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camscribe.benchmarks import captions_quality, child, compare, plugs, protocol, schema, stages, statistics, variants
+from camscribe.benchmarks import captions_quality, child, compare, plugs, protocol, schema, statistics, variants
 from camscribe.benchmarks.schema import Missing, Report, Spread, Stage
 from camscribe.runtime import cli
 from camscribe.runtime.errors import DataError, EngineError, OptionError
@@ -46,7 +47,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, photo: str) -> Path:
 def test_statistics_are_ordered(samples: list[float]) -> None:
     found = statistics.spread(samples)
     ordered = [found.min, found.median, found.p90, found.p95, found.p99, found.max]
-    assert all(one <= other * (1 + 1e-12) for one, other in zip(ordered, ordered[1:], strict=False))
+    assert all(one <= other * (1 + 1e-12) for one, other in pairwise(ordered))
     assert found.min * (1 - 1e-9) <= found.mean <= found.max * (1 + 1e-9)
     assert found.count == len(samples)
     assert (found.variation is None) == (len(samples) == 1)

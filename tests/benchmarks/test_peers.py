@@ -1,4 +1,4 @@
-"""What camscribe is measured beside: the same captions where the weights are the same, and reasons where it cannot run."""
+"""What camscribe is measured beside: the same captions with the same weights, and reasons where it cannot run."""
 
 from __future__ import annotations
 
