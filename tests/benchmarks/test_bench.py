@@ -366,3 +366,22 @@ def test_modules_that_are_absent_or_refuse_cost_their_part_only(monkeypatch: pyt
     refused = plugs.ask("statistics", "spread", [1.0])
     assert isinstance(refused, Missing)
     assert "no permission" in refused.missing
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
+def test_a_gpu_is_measured_with_its_own_clock_and_memory(tmp_path: Path, photo: str, backend: str) -> None:
+    opened, left_out = variants.open_variants([None], ["cpu", backend], ["float32"], None)
+    variants.close(opened)
+    if left_out:
+        pytest.skip("; ".join(left_out.values()))
+    arguments = [*FAST, "--backend", backend, "--precision", "float32", "--images", photo, "--out", str(tmp_path)]
+    assert cli.main(["bench", *arguments]) == 0
+    (row,) = schema.read(tmp_path / "report.json").variants
+    assert not isinstance(row.stages, Missing)
+    assert row.stages["decoder step"].time_ms.min > 0
+    assert row.stages["decoder step"].where == ("device" if backend == "tensorrt" else "host")
+    assert isinstance(row.memory, schema.Memory)
+    if backend == "tensorrt":
+        assert isinstance(row.floor, schema.Floor)
+        assert isinstance(row.memory.device_bytes, int)
