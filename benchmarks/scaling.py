@@ -162,9 +162,7 @@ def fit(values: Sequence[int], costs_ms: Sequence[float], x: Literal["value", "1
     return Line(x, round(fixed, 6), round(slope, 6), r2, None if meets is None else round(meets, 2))
 
 
-def study(
-    varied: str, held: dict[str, int], times: Mapping[int, Sequence[Times]], steps: int | None = None
-) -> Study:
+def study(varied: str, held: dict[str, int], times: Mapping[int, Sequence[Times]], steps: int | None = None) -> Study:
     """Points and line of one study.
 
     Args:
@@ -178,7 +176,9 @@ def study(
         costs = [1e3 * (decode / steps if steps else encode + decode) for encode, decode in pairs]
         p10, median, p90 = (float(cost) for cost in np.percentile(costs, [10, 50, 90]))
         points.append(Point(value, round(median, 4), round(p10, 4), round(p90, 4), len(costs)))
-    line = fit([p.value for p in points], [p.median_ms for p in points], "1 / value" if varied == "threads" else "value")
+    line = fit(
+        [p.value for p in points], [p.median_ms for p in points], "1 / value" if varied == "threads" else "value"
+    )
     return Study(varied, "one decoder step" if steps else "encoder and all steps", held, tuple(points), line)
 
 
@@ -231,7 +231,9 @@ def run(
                 searches[x] = Search(made, "float32", photograph, **held)
             studies[varied] = _timed(varied, held, searches, rounds, held["steps"])
     digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-    return Scaling(SCHEMA, environment(), BundleId(bundle.manifest.name, digest, precision), precision, studies, left_out)
+    return Scaling(
+        SCHEMA, environment(), BundleId(bundle.manifest.name, digest, precision), precision, studies, left_out
+    )
 
 
 def _timed(varied: str, held: dict[str, int], searches: dict[int, Search], rounds: int, steps: int | None) -> Study:

@@ -242,9 +242,7 @@ def throughput(
     return model, tuple(results)
 
 
-def until_cider(
-    text: str, cider: float, folder: Path, cache: Path, threads: int, look_s: float = 1.0
-) -> TimeToCider:
+def until_cider(text: str, cider: float, folder: Path, cache: Path, threads: int, look_s: float = 1.0) -> TimeToCider:
     """Trains until a validation reaches ``cider``, then ends the run.
 
     Args:
@@ -328,7 +326,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from camscribe.benchmarks.peers.tutorial_weights import Weights
 
     where, threads = environment(), physical_cores()
-    settings = [Setting(trained, captions, options.batch) for trained in options.trained for captions in options.captions]
+    settings = [
+        Setting(trained, captions, options.batch) for trained in options.trained for captions in options.captions
+    ]
     model: dict[str, Any] = {}
     results: tuple[Throughput, ...] = ()
     reached = None

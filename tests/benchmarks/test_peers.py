@@ -1,4 +1,4 @@
-"""What camscribe is measured beside: the same captions where the weights are the same, and reasons where it cannot run."""
+"""The peers: the same captions where the weights are the same, and reasons where one cannot run."""
 
 from __future__ import annotations
 
