@@ -17,6 +17,7 @@ from typing import Protocol, cast
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import SearchOptions
+from camscribe.runtime.threads import physical_cores
 
 Run = Callable[[Pixels], list[int]]
 """Reduced pixels uint8 [H, W, 3] of the bundle's size -> ids of the caption's words, without ``<s>`` and ``</s>``."""
@@ -27,7 +28,7 @@ class _Module(Protocol):
 
     def why_not(self, bundle: Bundle, checkpoint: Path | None) -> str | None: ...
 
-    def open_peer(self, bundle: Bundle, checkpoint: Path | None, options: SearchOptions) -> Run: ...
+    def open_peer(self, bundle: Bundle, checkpoint: Path | None, options: SearchOptions, threads: int) -> Run: ...
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,27 @@ class Peer:
         """
         return self._load().why_not(bundle, checkpoint)
 
-    def open(self, bundle: Bundle, checkpoint: Path | None = None, options: SearchOptions | None = None) -> Run:
+    def open(
+        self,
+        bundle: Bundle,
+        checkpoint: Path | None = None,
+        options: SearchOptions | None = None,
+        threads: int | None = None,
+    ) -> Run:
         """Makes it ready, compiling included, so that the first timed call is like all others.
 
         Args:
             bundle, checkpoint: see ``why_not``.
             options: None for the bundle's own. ``nbest`` and ``poll`` are ignored.
+            threads: of the CPU; None for one per physical core, as everywhere.
 
         Raises:
             DataError: the checkpoint is missing, or not that of the bundle.
             EngineError: it does not work here after all.
         """
-        return self._load().open_peer(bundle, checkpoint, options or bundle.manifest.search)
+        return self._load().open_peer(
+            bundle, checkpoint, options or bundle.manifest.search, threads or physical_cores()
+        )
 
     def _load(self) -> _Module:
         return cast(_Module, importlib.import_module(f"camscribe.benchmarks.peers.{self.module}"))

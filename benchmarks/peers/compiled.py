@@ -33,13 +33,13 @@ def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
     return None
 
 
-def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions) -> Run:
+def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions, threads: int) -> Run:
     """See ``Peer``. Compiles, which takes about a minute.
 
     Raises:
         EngineError: PyTorch cannot compile it here.
     """
-    run = plain.open_peer(bundle, checkpoint, options, compiled=True)
+    run = plain.open_peer(bundle, checkpoint, options, threads, compiled=True)
     spec = bundle.manifest.pixels
     noise = np.random.default_rng(0).integers(0, 256, (_WARM_UP, spec.height, spec.width, 3), dtype=np.uint8)
     with warnings.catch_warnings():

@@ -34,11 +34,13 @@ def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
     return missing("onnxruntime", "onnx")
 
 
-def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions, precision: str = "float32") -> Run:
+def open_peer(
+    bundle: Bundle, checkpoint: Path | None, options: SearchOptions, threads: int, precision: str = "float32"
+) -> Run:
     """See ``Peer``.
 
     Args:
-        bundle, checkpoint, options: see ``Peer``.
+        bundle, checkpoint, options, threads: see ``Peer``.
         precision: one of the bundle's; by hand one has what was exported, which is float32.
     """
     from camscribe.benchmarks.raw import cut_decoder
@@ -46,8 +48,8 @@ def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions, p
     with tempfile.TemporaryDirectory() as folder:
         cut = Path(folder) / "decoder.onnx"
         cut_decoder(bundle.graph(precision, "decoder"), cut)
-        decoder = open_session(cut, "cpu")
-    return HostSearch(open_session(bundle.graph(precision, "encoder"), "cpu"), decoder, bundle, options)
+        decoder = open_session(cut, "cpu", threads)
+    return HostSearch(open_session(bundle.graph(precision, "encoder"), "cpu", threads), decoder, bundle, options)
 
 
 class HostSearch:

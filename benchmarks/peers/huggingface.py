@@ -17,7 +17,6 @@ from camscribe.benchmarks.peers import Run, missing, usual_steps
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import SearchOptions
-from camscribe.runtime.threads import physical_cores
 
 _WIDTHS = (192, 384, 768)
 """Of both transformers, with heads of 64: those of ViT-Ti, ViT-S and ViT-B."""
@@ -31,11 +30,11 @@ def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
     return missing("torch", "transformers")
 
 
-def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions) -> Run:
+def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions, threads: int) -> Run:
     """See ``Peer``."""
     import torch
 
-    torch.set_num_threads(physical_cores())
+    torch.set_num_threads(threads)
     model = build(bundle)
     steps = usual_steps(bundle)
     search = {

@@ -11,7 +11,6 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import SearchOptions
-from camscribe.runtime.threads import physical_cores
 
 
 def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
@@ -21,11 +20,13 @@ def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
     return missing("torch", "torchvision", "safetensors")
 
 
-def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions, *, compiled: bool = False) -> Run:
+def open_peer(
+    bundle: Bundle, checkpoint: Path | None, options: SearchOptions, threads: int, *, compiled: bool = False
+) -> Run:
     """See ``Peer``.
 
     Args:
-        bundle, checkpoint, options: see ``Peer``.
+        bundle, checkpoint, options, threads: see ``Peer``.
         compiled: put encoder and decoder step under ``torch.compile``.
     """
     import torch
@@ -37,7 +38,7 @@ def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions, *
     weights = Weights.read(checkpoint)
     if weights.vocabulary.tokens != bundle.vocabulary.tokens:
         raise DataError(f"{checkpoint}: has another vocabulary than the bundle; expected what it was exported from")
-    torch.set_num_threads(physical_cores())  # as many as ONNX Runtime has
+    torch.set_num_threads(threads)
     peer = weights.rounded().tutorial()
     if compiled:
         peer.encoder.compile()

@@ -100,7 +100,7 @@ def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
     return why_not_backend("tensorrt") or missing("onnxruntime")
 
 
-def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions) -> Run:
+def open_peer(bundle: Bundle, checkpoint: Path | None, options: SearchOptions, threads: int) -> Run:
     """See ``Peer``. A call runs encoder and steps once and finds no words. Builds engines where there are none."""
     pair = open_pair(bundle, options.beams)
     steps = usual_steps(bundle)

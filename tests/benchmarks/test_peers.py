@@ -1,4 +1,4 @@
-"""What camscribe is measured beside: the same captions with the same weights, and reasons where it cannot run."""
+"""The peers: the same captions where the weights are the same, and reasons where one cannot run."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_peers_with_our_weights_give_our_captions(
 
 
 def test_the_search_by_hand_stops_where_ours_does(bundle: Bundle, photos: np.ndarray) -> None:
-    run = host_search.open_peer(bundle, None, bundle.manifest.search)
+    run = host_search.open_peer(bundle, None, bundle.manifest.search, 1)
     assert isinstance(run, host_search.HostSearch)
     with Captioner.load(bundle.path, "cpu", "float32") as captioner:
         for photo in photos:
