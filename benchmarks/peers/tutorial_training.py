@@ -100,7 +100,10 @@ class Training:
             captions: of each.
         """
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
-        grid = self.model.encoder((pixels - self._mean) / self._std)
+        return self.decoder_loss(self.model.encoder((pixels - self._mean) / self._std), captions)
+
+    def decoder_loss(self, grid: Tensor, captions: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """See ``loss``; from the encoder's grid [B, rows, columns, D]."""
         start, end = self.model.start_id, self.model.end_id
         order = sorted(range(len(captions)), key=lambda index: -len(captions[index]))
         lengths = [len(captions[index]) + 1 for index in order]
@@ -116,7 +119,10 @@ class Training:
 
     def step(self, images: npt.NDArray[np.uint8], captions: Sequence[tuple[int, ...]]) -> float:
         """One step of training; returns the loss."""
-        words, attention = self.loss(images, captions)
+        return self.update(*self.loss(images, captions))
+
+    def update(self, words: Tensor, attention: Tensor) -> float:
+        """Changes the weights by the two parts of a loss; returns their sum."""
         loss = words + self.doubly * attention
         for optimizer in self.optimizers:
             optimizer.zero_grad()
