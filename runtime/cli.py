@@ -34,6 +34,7 @@ COMMANDS = {
     "train": _Command("camscribe.train.commands.train:main", "train", "train a captioner"),
     "average": _Command("camscribe.train.commands.average:main", "train", "average the weights of checkpoints"),
     "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions on a split of the data"),
+    "bench": _Command("camscribe.benchmarks.command:main", "cpu", "measure latency and quality, and write a report"),
     "export": _Command("camscribe.export.command:main", "export", "turn a checkpoint into a bundle"),
 }
 _PIPELINE = ("torch", "torchvision", "safetensors", "lightning_fabric", "pycocoevalcap", "matplotlib", "tomli")

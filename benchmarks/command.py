@@ -1,0 +1,179 @@
+"""``camscribe bench``: measures latency and quality of all that works here in one run, and writes the reports."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from camscribe.benchmarks import compare, plugs, schema, terminal, variants
+from camscribe.benchmarks.captions_quality import Split
+from camscribe.benchmarks.measure import portable
+from camscribe.benchmarks.schema import Missing, Report
+from camscribe.benchmarks.session import Plan, Session
+from camscribe.runtime.commands.arguments import Parser
+from camscribe.runtime.errors import OptionError
+from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.images import expand, read
+
+EXAMPLES = Path("examples")
+"""Photographs that are taken where none are named."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(argv)
+    if options.compare is not None:
+        return _compare(*options.compare, options.threshold)
+    _check(options)
+    make_folder(options.out, "--out")
+    plan = _plan(options)
+    opened, left_out = variants.open_variants(
+        options.bundles or [None], options.backend, options.precision, options.threads
+    )
+    command = ("camscribe", "bench", *map(portable, argv))
+    session = Session(plan, opened, left_out, command, _quiet if options.quiet else _tell)
+    status = 0
+    try:
+        session.run()
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        # What a failure leaves is worth as much as what an interruption leaves.
+        report = session.report()
+        if report.variants:
+            _write(report, options.out)
+        variants.close(opened)
+    print("\n".join(terminal.table(report)) if report.variants else "interrupted before anything was measured")
+    if status:
+        print("camscribe: interrupted; the report is marked as partial", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="camscribe bench",
+        description="Measures latency and quality of bundles on every backend and precision that works here, all in "
+        "turn, and writes report.json, report.md and report.html. See docs/bench.md.",
+    )
+    parser.add_argument(
+        "bundles", nargs="*", type=Path, metavar="BUNDLE", help="folders (default: the one that comes with camscribe)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("bench"), metavar="FOLDER", help="reports (default: bench)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    what = parser.add_argument_group("what is measured")
+    backends = ", ".join(variants.BACKENDS)
+    what.add_argument("--backend", nargs="+", default=[], metavar="NAME", help=f"some of {backends} (default: all)")
+    what.add_argument("--precision", nargs="+", default=[], metavar="NAME", help="some of the bundle's (default: all)")
+    what.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one per physical core)")
+    what.add_argument("--images", nargs="+", metavar="IMAGE", help=f"files, folders, globs (default: {EXAMPLES}/)")
+    what.add_argument("--peers", nargs="+", default=[], metavar="NAME", help="others to measure beside, or all")
+    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="what the bundle was exported from, for peers")
+    what.add_argument("--builds", action="store_true", help="build TensorRT engines anew, twice, and time it")
+    what.add_argument("--no-energy", action="store_true", help="do not measure energy")
+    what.add_argument("--no-roofline", action="store_true", help="do not measure what the machine can do at most")
+    quality = parser.add_argument_group("quality", "Needs camscribe[train]; without it the captions are compared only.")
+    quality.add_argument("--data", type=Path, metavar="FOLDER", help="a data set with captions")
+    quality.add_argument("--split", metavar="NAME", help="split, or a part such as 'dev[:200]' (default: dev)")
+    quality.add_argument("--format", default="flickr8k", help="layout of the data set (default: flickr8k)")
+    quality.add_argument(
+        "--captions", type=Path, metavar="FILE", help="the file of captions, where it has another name"
+    )
+    how = parser.add_argument_group("how it is measured")
+    how.add_argument("--rounds", type=int, default=20, metavar="N", help="captions of each photograph (default: 20)")
+    how.add_argument("--seconds", type=float, metavar="S", help="begin no new round after so long")
+    how.add_argument("--warm-up", type=int, default=5, metavar="N", help="captions before that (default: 5)")
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the order in each round (default: 0)")
+    how.add_argument("--rate", type=float, default=30.0, metavar="HZ", help="frames a second (default: 30)")
+    how.add_argument("--rate-seconds", type=float, default=5.0, metavar="S", help="how long; 0: not (default: 5)")
+    how.add_argument("--batches", nargs="*", type=int, default=[1, 2, 4, 8, 16], metavar="B", help="(default: 1 to 16)")
+    how.add_argument("--beams", nargs="*", type=int, default=[1, 2, 3, 5, 8], metavar="K", help="(default: 1 to 8)")
+    how.add_argument("--stage-rounds", type=int, default=5, metavar="N", help="for the stages (default: 5)")
+    two = parser.add_argument_group("comparing two reports")
+    two.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="say what got slower, and end")
+    two.add_argument(
+        "--threshold",
+        type=float,
+        default=compare.THRESHOLD,
+        metavar="X",
+        help="exit with 1 where a figure is worse by more than this share, and by more than the noise (default: 0.05)",
+    )
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses numbers that have no meaning."""
+    for name, least in (("rounds", 1), ("warm_up", 0), ("stage_rounds", 1), ("rate_seconds", 0), ("seed", 0)):
+        value = getattr(options, name)
+        if not least <= value <= 1_000_000:
+            raise OptionError(f"--{name.replace('_', '-')} is {value:g}; expected at least {least}")
+    if not 0 < options.rate <= 10_000:
+        raise OptionError(f"--rate is {options.rate:g}; expected frames a second, above 0 to 10000")
+    if options.seconds is not None and not 0 < options.seconds <= 1e6:
+        raise OptionError(f"--seconds is {options.seconds:g}; expected more than 0")
+    for name, largest in (("batches", 1024), ("beams", 64)):
+        values = getattr(options, name)
+        if any(not 1 <= value <= largest for value in values) or len(set(values)) < len(values):
+            raise OptionError(f"--{name} are {values}; expected different numbers from 1 to {largest}")
+    if options.data is None and (options.split is not None or options.captions is not None):
+        raise OptionError("--split and --captions need --data, the data set's folder")
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    files, problems = expand(options.images or [str(EXAMPLES)])
+    if problems and options.images is None:
+        raise OptionError(f"there is no folder {EXAMPLES} here; name photographs with --images")
+    if problems:
+        raise problems[0]
+    images = {portable(str(path)): read(path) for path in files}
+    split = (
+        None if options.data is None else Split(options.data, options.split or "dev", options.format, options.captions)
+    )
+    return Plan(
+        images=images,
+        files=tuple(files),
+        rounds=options.rounds,
+        seconds=options.seconds,
+        warm_up=options.warm_up,
+        seed=options.seed,
+        threads=options.threads,
+        rate_hz=options.rate,
+        rate_seconds=options.rate_seconds,
+        batches=tuple(options.batches),
+        beams=tuple(options.beams),
+        stage_rounds=options.stage_rounds,
+        split=split,
+        builds=options.builds,
+        peers=tuple(options.peers),
+        checkpoint=options.checkpoint,
+        roofline=not options.no_roofline,
+        energy=not options.no_energy,
+    )
+
+
+def _write(report: Report, folder: Path) -> None:
+    """Writes the report in every form there is; what is in the way of one is said and costs that one only."""
+    schema.write(report, folder / "report.json")
+    for name, file in (("report_markdown", "report.md"), ("report_html", "report.html")):
+        text = plugs.optional(name, "render", report)
+        if isinstance(text, Missing):
+            print(f"camscribe: no {file}: {text.missing}", file=sys.stderr)
+        else:
+            write_atomically(folder / file, text.encode())
+
+
+def _compare(old: Path, new: Path, threshold: float) -> int:
+    if not 0 <= threshold <= 100:
+        raise OptionError(f"--threshold is {threshold:g}; expected a share such as 0.05")
+    result = compare.compare(schema.read(old), schema.read(new), threshold)
+    print("\n".join(compare.describe(result, threshold)))
+    return 1 if result.failed else 0
+
+
+def _tell(text: str) -> None:
+    print(f"camscribe: {text}", file=sys.stderr, flush=True)
+
+
+def _quiet(text: str) -> None:
+    """Says nothing."""
