@@ -29,6 +29,8 @@ class Split:
     data: Path
     split: str
     format: str = "flickr8k"
+    captions: Path | None = None
+    """The file of captions, where it has another name."""
 
     def __str__(self) -> str:
         return f"{self.data.name} {self.split}"
@@ -116,6 +118,7 @@ def _evaluate(path: Path, backend: str, precision: str, split: Split, threads: i
         command += ["--data", str(split.data), "--split", split.split, "--format", split.format, "--batch", "1"]
         command += ["--out", str(report), "--captions-out", str(captions)]
         command += ["--threads", str(threads)] if threads else []
+        command += ["--captions", str(split.captions)] if split.captions else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             line = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--data", type=Path, metavar="FOLDER", help="a data set with captions")
     quality.add_argument("--split", metavar="NAME", help="split, or a part such as 'dev[:200]' (default: dev)")
     quality.add_argument("--format", default="flickr8k", help="layout of the data set (default: flickr8k)")
+    quality.add_argument(
+        "--captions", type=Path, metavar="FILE", help="the file of captions, where it has another name"
+    )
     how = parser.add_argument_group("how it is measured")
     how.add_argument("--rounds", type=int, default=20, metavar="N", help="captions of each photograph (default: 20)")
     how.add_argument("--seconds", type=float, metavar="S", help="begin no new round after so long")
@@ -113,8 +116,8 @@ def _check(options: argparse.Namespace) -> None:
         values = getattr(options, name)
         if any(not 1 <= value <= largest for value in values) or len(set(values)) < len(values):
             raise OptionError(f"--{name} are {values}; expected different numbers from 1 to {largest}")
-    if options.data is None and options.split is not None:
-        raise OptionError("--split needs --data, the data set's folder")
+    if options.data is None and (options.split is not None or options.captions is not None):
+        raise OptionError("--split and --captions need --data, the data set's folder")
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -124,7 +127,9 @@ def _plan(options: argparse.Namespace) -> Plan:
     if problems:
         raise problems[0]
     images = {portable(str(path)): read(path) for path in files}
-    split = None if options.data is None else Split(options.data, options.split or "dev", options.format)
+    split = (
+        None if options.data is None else Split(options.data, options.split or "dev", options.format, options.captions)
+    )
     return Plan(
         images=images,
         files=tuple(files),

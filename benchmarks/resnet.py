@@ -1,4 +1,4 @@
-"""The tutorial's own model, ResNet-101 at 256x256 with random weights, as a checkpoint and as a bundle."""
+"""Random models as a checkpoint and as a bundle: the tutorial's own, ResNet-101 at 256x256, and others by size."""
 
 from __future__ import annotations
 
@@ -10,12 +10,25 @@ from camscribe.runtime.errors import EngineError
 
 
 def make_resnet_bundle(folder: Path, grid: int, photograph: Path) -> tuple[Path, Path]:
-    """Writes a checkpoint of random weights and exports it by the command that users have.
+    """The tutorial's own model, see ``make_random_bundle``.
 
     Args:
         folder: where both go.
         grid: side of the grid; 14 as in the tutorial (which spreads ResNet-101's grid of 8), 0 for the network's own.
         photograph: for the export's own proof of parity.
+    """
+    return make_random_bundle(folder, photograph, "resnet101", side=256, grid=grid, words=9490, width=512)
+
+
+def make_random_bundle(
+    folder: Path, photograph: Path, backbone: str, *, side: int, grid: int, words: int, width: int
+) -> tuple[Path, Path]:
+    """Writes a checkpoint of random weights and exports it by the command that users have.
+
+    Args:
+        folder: where both go.
+        photograph: for the export's own proof of parity.
+        backbone, side, grid, words, width: see ``random_weights``.
 
     Returns:
         Checkpoint and bundle.
@@ -25,8 +38,9 @@ def make_resnet_bundle(folder: Path, grid: int, photograph: Path) -> tuple[Path,
     """
     from camscribe.benchmarks.peers.tutorial_weights import random_weights
 
-    checkpoint, bundle = folder / f"resnet101-grid{grid}.safetensors", folder / f"resnet101-grid{grid}"
-    random_weights("resnet101", side=256, grid=grid, words=9490, width=512).write(checkpoint)
+    name = f"{backbone}-side{side}-grid{grid}-words{words}"
+    checkpoint, bundle = folder / f"{name}.safetensors", folder / name
+    random_weights(backbone, side=side, grid=grid, words=words, width=width).write(checkpoint)
     arguments = ["export", str(checkpoint), "--out", str(bundle), "--no-int8", "--parity-images", str(photograph)]
     command = [sys.executable, "-m", "camscribe.runtime.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

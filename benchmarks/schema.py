@@ -141,15 +141,15 @@ class Variant:
     """What ``latency_ms`` is made of, in the order of time."""
     words: float
     """Mean number of words of the captions."""
-    stages: dict[str, Stage] | Missing
+    stages: Missing | dict[str, Stage]
     """By name, in the order of a caption."""
     quality: Quality | Missing
     memory: Memory | Missing
     build: Build | Missing
-    energy: dict[str, Any] | Missing
+    energy: Missing | dict[str, Any]
     """Joules per caption and their source, see ``energy.py``."""
     floor: Floor | Missing
-    roofline: dict[str, Any] | Missing
+    roofline: Missing | dict[str, Any]
     """What the bytes and operations of its graphs cost at least on this machine, see ``roofline.py``."""
     fixed_rate: FixedRate | Missing
     batch_sweep: tuple[SweepPoint, ...] | Missing
@@ -218,10 +218,10 @@ class Report:
     left_out: dict[str, str]
     """Variants and peers that were not measured, and why."""
     peers: tuple[PeerRow, ...]
-    roofline: dict[str, Any] | Missing
+    roofline: Missing | dict[str, Any]
     """What this machine can do at most: measured bandwidth and rates, see ``roofline.py``."""
-    scaling: dict[str, Any] | Missing
-    training: dict[str, Any] | Missing
+    scaling: Missing | dict[str, Any]
+    training: Missing | dict[str, Any]
     warnings: tuple[str, ...]
     """Of the whole run; those of a variant stand in its row."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from camscribe.benchmarks.schema import FixedRate, Floor, Memory, Missing, Quality, Report, SweepPoint, Variant
 
@@ -67,7 +68,7 @@ def _latency(row: Variant) -> tuple[str, ...]:
     scores = (NONE, NONE, NONE)
     if isinstance(quality, Quality):
         scores = (_number(quality.cider, ".3f"), _number(quality.bleu4, ".3f"), _share(quality.same_as_float32))
-    energy = NONE if isinstance(row.energy, Missing) else _joules(row.energy.get("joules_per_caption"))
+    energy = NONE if isinstance(row.energy, Missing) else _joules(row.energy)
     return (
         row.name,
         f"{row.latency_ms.median:.2f}",
@@ -145,5 +146,7 @@ def _share(value: float | Missing) -> str:
     return NONE if isinstance(value, Missing) else f"{value:.1%}"
 
 
-def _joules(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else NONE
+def _joules(energy: dict[str, Any]) -> str:
+    """Of each meter, in its order: a GPU's and a CPU's energy are not one sum that any of them saw."""
+    values = [meter.get("joules_per_caption") for meter in energy.get("meters", ())]
+    return " + ".join(f"{value:.3g}" for value in values if isinstance(value, int | float)) or NONE

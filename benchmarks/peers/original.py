@@ -24,9 +24,11 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from camscribe.benchmarks.measure import environment, interleave, merge, ratio
 from camscribe.benchmarks.peers.tutorial import Decoder, Encoder, Tutorial
+from camscribe.benchmarks.peers.tutorial_training import Training
 from camscribe.benchmarks.peers.tutorial_weights import set_apart
 from camscribe.runtime.errors import CamscribeError, DataError
 from camscribe.runtime.threads import physical_cores
@@ -115,6 +117,46 @@ def compare(original: Original, images: int, rounds: int, seed: int = 0) -> dict
     }
 
 
+def compare_training(original: Original, rounds: int, seed: int = 0) -> dict[str, Any]:
+    """Loss and time of a training step of the decoder, encoder excluded, with the tutorial's own widths, 4 at a time.
+
+    The original's step is its decoder's ``forward`` and what its ``train`` does with it: loss, clamped gradients, Adam.
+    """
+    rng, batch, places = np.random.default_rng(seed), 4, 52
+    torch.manual_seed(seed)
+    names = {"<start>": 0, "<end>": 1, **{f"word{index}": index for index in range(2, 9490)}}
+    encoder, decoder = original.build(14, 9490, 512)
+    grid = torch.randn(batch, 14, 14, 2048).relu()
+    captions = [tuple(rng.integers(2, 9490, length).tolist()) for length in rng.integers(6, 20, batch)]
+    padded, lengths = torch.full((batch, places), 2), torch.tensor([[len(caption) + 2] for caption in captions])
+    for row, caption in enumerate(captions):
+        padded[row, : len(caption) + 2] = torch.tensor([0, *caption, 1])
+    training = Training(peer_of(encoder, decoder, 14, names), pad_id=2, dropout=0.0)
+    decoder.dropout.p = 0.0
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=4e-4)
+
+    def theirs() -> float:
+        scores, sorted_captions, steps, attention, _ = decoder(grid, padded, lengths)
+        packed = pack_padded_sequence(scores, steps, batch_first=True).data
+        targets = pack_padded_sequence(sorted_captions[:, 1:], steps, batch_first=True).data
+        loss = nn.functional.cross_entropy(packed, targets) + ((1.0 - attention.sum(dim=1)) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        for parameter in decoder.parameters():
+            parameter.grad.clamp_(-5.0, 5.0)
+        optimizer.step()
+        packed.topk(5, 1, True, True)  # its top-5 accuracy
+        return float(loss.detach())
+
+    def ours() -> float:
+        return training.update(*training.decoder_loss(grid, captions))
+
+    difference = max(abs(theirs() - ours()) for _ in range(3))
+    seconds = interleave({"peer": ours, "original": theirs}, rounds, warm_up=1)
+    timed = ratio("training step, peer / original", seconds, "peer", "original", "at most", 1.05)
+    return {"largest_loss_difference": difference, "ratio": dataclasses.asdict(timed)}
+
+
 def _variants(
     original: Original, peer: Tutorial, encoder: nn.Module, decoder: nn.Module, pixels: Any, names: dict[str, int]
 ) -> dict[str, Callable[[], object]]:
@@ -197,9 +239,10 @@ def main() -> int:
         "original": options.revision or _revision(options.original),
         "environment": dataclasses.asdict(where),
         **result,
+        "training": compare_training(Original(options.original), options.rounds),
     }
     options.out.write_text(f"{json.dumps(report, indent=1)}\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    print(json.dumps({**result, "training": report["training"]}, indent=1))
     return 0 if result["captions"]["identical"] == result["captions"]["compared"] else 1
 
 

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
+from camscribe.benchmarks.schema import Missing
+from camscribe.benchmarks.stages import Recorder, instrumented, record
+from camscribe.benchmarks.variants import Opened
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.cuda.arrays import DeviceImage
 from camscribe.runtime.cuda.driver import Shared
 from camscribe.runtime.errors import EngineError, NoEngineError
+from camscribe.runtime.executor import Choice
 from camscribe.runtime.executor import search as search_with
 from camscribe.runtime.manifest import Graph, GraphPair
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session
@@ -485,3 +493,50 @@ def test_a_closed_executor_says_so(toy_bundle: Bundle, toy: Any) -> None:
     for call in (executor.step, executor.trace, lambda: executor.encode(toy.images(1), options, bias)):
         with pytest.raises(EngineError, match="this executor is closed"):
             call()
+
+
+class QueueStamps:
+    """Moments in the queue of a ``HostDevice``, as events are on a stream."""
+
+    def __init__(self, device: HostDevice) -> None:
+        self.queue = device.queue
+
+    def now(self) -> list[float]:
+        moment: list[float] = []
+        self.queue.append(lambda: moment.append(time.perf_counter()))
+        return moment
+
+    def between(self, start: list[float], end: list[float]) -> float:
+        return (end[0] - start[0]) * 1e3
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_the_benchmark_sees_every_stage_and_leaves_the_executor_as_it_was(
+    toy_bundle: Bundle, toy: Any, tmp_path: Path, integrated: bool
+) -> None:
+    executor, machine = make_executor(toy_bundle, integrated=integrated)
+    captioner = Captioner(toy_bundle, executor, Choice("tensorrt", "float32", (), surprising=False))
+    variant = Opened("toy", None, "tensorrt", "float32", captioner, executor)
+    file = tmp_path / "image.png"
+    Image.fromarray(toy.images(1, seed=3)[0]).save(file)
+    before, recorder = captioner.caption(file).text, Recorder()
+    with instrumented(variant, recorder, QueueStamps):
+        record(variant, file, recorder)
+        recorder.clear()
+        for _ in range(3):
+            record(variant, file, recorder)
+    stages = recorder.stages()
+    assert not isinstance(stages, Missing)
+    copies = set() if integrated else {"h2d", "d2h"}
+    assert {"decode", "preprocess", "encoder", "spread", "decoder step", "words"} | copies <= set(stages)
+    assert all(min(each) >= 0 for each in recorder.samples.values())
+    assert stages["decoder step"].where == "device"
+    assert stages["decode"].where == "host"
+    assert stages["encoder"].per_caption == 1
+    assert stages["decoder step"].per_caption % executor.poll in (
+        0,
+        toy_bundle.manifest.search.max_words % executor.poll,
+    )
+    assert len(recorder.enqueue_ms) >= 3
+    assert executor._machine is machine
+    assert captioner.caption(file).text == before
