@@ -10,7 +10,8 @@ from camscribe.benchmarks.schema import Missing, Report
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Of Okabe and Ito, which colour-blind people can tell apart."""
-_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}
+_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;
+padding:1rem}
 .wide{overflow-x:auto}table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:right;white-space:nowrap;
 border-bottom:1px solid #8886}td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}
 svg text{fill:currentColor;font-size:13px}.env td{text-align:left;white-space:normal;overflow-wrap:anywhere}"""
