@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from html import escape
 
@@ -49,7 +50,7 @@ def distribution(samples: dict[str, Sequence[float]]) -> str:
     parts = []
     for index, (name, values) in enumerate(samples.items()):
         y, colour = 44 * index, COLOURS[index % len(COLOURS)]
-        middle = sorted(values)[len(values) // 2]
+        middle = statistics.median(values)
         parts.append(f'<text x="0" y="{y + 14}">{escape(name)}: median {middle:.2f}</text>')
         parts += [_bar(value / top * 690, y + 20, 1, 16, colour, 0.35) for value in values]
         parts.append(_bar(middle / top * 690 - 2, y + 18, 4, 20, colour, 1))
