@@ -65,7 +65,6 @@ def open_peers(plan: Plan, bundle: Bundle, folder: Path) -> tuple[dict[str, Runn
     running: dict[str, Running] = {}
     left_out: dict[str, str] = {}
     pixels = tuple(reduce(image, bundle.manifest.pixels) for image in plan.images.values())
-    _give_threads(plan.threads)
     for name in names:
         peer = known[name]
         try:
@@ -73,7 +72,7 @@ def open_peers(plan: Plan, bundle: Bundle, folder: Path) -> tuple[dict[str, Runn
             if reason is not None:
                 left_out[f"peer {name}"] = reason
                 continue
-            run = peer.open(bundle, plan.checkpoint)
+            run = peer.open(bundle, plan.checkpoint, threads=plan.threads)
             same = _same(run, bundle, pixels, plan) if peer.same_captions else Missing("has weights of its own")
         except (CamscribeError, ModuleNotFoundError) as error:
             left_out[f"peer {name}"] = str(error)
@@ -102,14 +101,3 @@ def _same(run: Callable[[Pixels], Any], bundle: Bundle, pixels: Sequence[Pixels]
             words = theirs if isinstance(theirs, str) else " ".join(bundle.vocabulary.decode(theirs))
             equal += words == captioner.caption(image, "rgb").text
     return equal / len(pixels)
-
-
-def _give_threads(threads: int | None) -> None:
-    """Gives PyTorch, where it is installed, the threads that everything else has."""
-    from camscribe.runtime.threads import physical_cores
-
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return
-    torch.set_num_threads(threads or physical_cores())

@@ -77,9 +77,9 @@ def energy(work: Callable[[int], object], items: int) -> dict[str, Any] | Missin
     return answer
 
 
-def limits() -> dict[str, Any] | Missing:
+def limits(threads: int | None) -> dict[str, Any] | Missing:
     """What the machine can do at most: ``roofline.limits()``."""
-    answer: dict[str, Any] | Missing = ask("roofline", "limits")
+    answer: dict[str, Any] | Missing = ask("roofline", "limits", threads)
     return answer
 
 

@@ -216,7 +216,9 @@ class Session:
                 self._part("build")[variant.name] = Missing("takes minutes; asked for with --builds")
             else:
                 self._part("build")[variant.name] = child.build(variant)
-        self._limits = plugs.limits() if self.plan.roofline else Missing("not asked for (--no-roofline)")
+        self._limits = (
+            plugs.limits(self.plan.threads) if self.plan.roofline else Missing("not asked for (--no-roofline)")
+        )
 
     def _part(self, name: str) -> dict[str, Any]:
         return self._parts.setdefault(name, {})
