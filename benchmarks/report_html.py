@@ -9,8 +9,8 @@ from html import escape
 from camscribe.benchmarks.report_markdown import HEAD, plain, row
 from camscribe.benchmarks.schema import Missing, Report
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Of Okabe and Ito, which colour-blind people can tell apart."""
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F", "#8C564B")
+"""Of Okabe and Ito, which colour-blind people can tell apart, and two more: a caption has nine stages."""
 _STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;
 padding:1rem}
 .wide{overflow-x:auto}table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:right;white-space:nowrap;
@@ -35,7 +35,10 @@ def render(report: Report) -> str:
     if stacks:
         body += ["<h2>Stages of a caption, ms</h2>", stack(stacks)]
     notes = [*report.warnings, *(f"{v.name}: {text}" for v in report.variants for text in v.warnings)]
-    notes += [f"left out: {name}: {why}" for name, why in report.left_out.items()]
+    why_left_out: dict[str, list[str]] = {}
+    for name, why in report.left_out.items():
+        why_left_out.setdefault(why, []).append(name)
+    notes += [f"left out: {why}: {', '.join(names)}" for why, names in why_left_out.items()]
     body += ["<h2>Notes</h2><ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"] if notes else []
     facts = [(name, plain(value)) for name, value in report.environment.items()]
     body += ["<h2>Environment</h2><div class=env>", _table(("what", "value"), facts), "</div>"]
