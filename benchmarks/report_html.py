@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Sequence
 from html import escape
 
-from camscribe.benchmarks.report_markdown import HEAD, plain, row
+from camscribe.benchmarks.report_markdown import plain
+from camscribe.benchmarks.report_tables import PARTIAL, protocol, remarks, tables
 from camscribe.benchmarks.schema import Missing, Report
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F", "#8C564B")
 """Of Okabe and Ito, which colour-blind people can tell apart, and two more: a caption has nine stages."""
-_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;
+_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:auto;
 padding:1rem}
 .wide{overflow-x:auto}table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:right;white-space:nowrap;
 border-bottom:1px solid #8886}td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}
@@ -22,8 +23,10 @@ def render(report: Report) -> str:
     """The whole report as HTML."""
     body = ["<h1>camscribe bench</h1>"]
     if report.partial:
-        body.append("<p><strong>Partial: the run was interrupted; what stands here was measured.</strong></p>")
-    body += ["<h2>Variants</h2>", _table(HEAD, [row(variant) for variant in report.variants])]
+        body.append(f"<p><strong>{PARTIAL}</strong></p>")
+    body.append(f"<p>{escape(protocol(report))}</p>")
+    first, *others = tables(report)
+    body += [f"<h2>{first.title}</h2>", _table(first.head, first.rows)]
     latencies = {variant.name: variant.samples_ms for variant in report.variants}
     latencies |= {f"peer {peer.name}": peer.samples_ms for peer in report.peers}
     body += ["<h2>Latency, ms</h2>", distribution({k: v for k, v in latencies.items() if v})]
@@ -34,11 +37,9 @@ def render(report: Report) -> str:
     }
     if stacks:
         body += ["<h2>Stages of a caption, ms</h2>", stack(stacks)]
-    notes = [*report.warnings, *(f"{v.name}: {text}" for v in report.variants for text in v.warnings)]
-    why_left_out: dict[str, list[str]] = {}
-    for name, why in report.left_out.items():
-        why_left_out.setdefault(why, []).append(name)
-    notes += [f"left out: {why}: {', '.join(names)}" for why, names in why_left_out.items()]
+    for each in others:
+        body += [f"<h2>{escape(each.title)}</h2>", _table(each.head, each.rows)]
+    notes = remarks(report)
     body += ["<h2>Notes</h2><ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"] if notes else []
     facts = [(name, plain(value)) for name, value in report.environment.items()]
     body += ["<h2>Environment</h2><div class=env>", _table(("what", "value"), facts), "</div>"]

@@ -1,152 +1,30 @@
-"""A report as a table for the terminal."""
+"""A report as text for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-from camscribe.benchmarks.schema import FixedRate, Floor, Memory, Missing, Quality, Report, SweepPoint, Variant
-
-NONE = "-"
-"""Where there is no number; the reasons are listed below the table."""
+from camscribe.benchmarks.report_tables import PARTIAL, Table, protocol, remarks, tables
+from camscribe.benchmarks.schema import Report
 
 
 def table(report: Report) -> Iterator[str]:
-    """The lines of the table, and what must be known with it."""
+    """The lines of the tables, and what must be known with them."""
     if report.partial:
-        yield "PARTIAL: interrupted; what stands here was measured, the rest is missing"
-    protocol = report.protocol
-    counted = report.variants[0].latency_ms.count if report.variants else 0
-    yield (
-        f"single stream, {counted} captions of {len(protocol.images)} photographs each, in turn; "
-        f"beam {protocol.beams}, {protocol.threads} threads, seed {protocol.seed}"
-    )
-    yield ""
-    yield from _grid(
-        ("", "median ms", "p90", "p99", "cv", "/ floor", "CIDEr", "BLEU-4", "= float32", "MB", "peak MB", "J/caption"),
-        [_latency(row) for row in report.variants],
-    )
-    stages = _stages(report.variants)
-    if stages:
+        yield PARTIAL
+    yield protocol(report)
+    for each in tables(report):
         yield ""
-        yield from _grid(("ms in a caption, mean", *(row.name for row in report.variants)), stages)
-    for title, attribute in (("batch", "batch_sweep"), ("beams", "beam_sweep")):
-        points = {row.name: getattr(row, attribute) for row in report.variants}
-        measured = {name: each for name, each in points.items() if not isinstance(each, Missing)}
-        if measured:
-            yield ""
-            values = [point.value for point in next(iter(measured.values()))]
-            rows = [(name, *(_point(title, point) for point in each)) for name, each in measured.items()]
-            unit = "images/s" if title == "batch" else "median ms"
-            yield from _grid((f"{title}, {unit}", *map(str, values)), rows)
-    rates = [(row.name, row.fixed_rate) for row in report.variants if isinstance(row.fixed_rate, FixedRate)]
-    if rates:
-        yield ""
-        head = (f"{rates[0][1].rate_hz:g} frames a second", "captions/s", "dropped", "age ms median", "p99")
-        yield from _grid(head, [_rate(name, rate) for name, rate in rates])
-    if report.peers:
-        yield ""
-        names = [row.name for row in report.variants]
-        head = ("peer", "median ms", *(f"/ {name}" for name in names), "= float32")
-        yield from _grid(
-            head,
-            [
-                (
-                    peer.name,
-                    NONE if isinstance(peer.latency_ms, Missing) else f"{peer.latency_ms.median:.2f}",
-                    *(f"{peer.ratios[name]:.2f}" if name in peer.ratios else NONE for name in names),
-                    _share(peer.same_as_float32),
-                )
-                for peer in report.peers
-            ],
-        )
-    yield from _remarks(report)
-
-
-def _latency(row: Variant) -> tuple[str, ...]:
-    quality, memory = row.quality, row.memory
-    scores = (NONE, NONE, NONE)
-    if isinstance(quality, Quality):
-        scores = (_number(quality.cider, ".3f"), _number(quality.bleu4, ".3f"), _share(quality.same_as_float32))
-    energy = NONE if isinstance(row.energy, Missing) else _joules(row.energy)
-    return (
-        row.name,
-        f"{row.latency_ms.median:.2f}",
-        f"{row.latency_ms.p90:.2f}",
-        f"{row.latency_ms.p99:.2f}",
-        NONE if row.latency_ms.variation is None else f"{row.latency_ms.variation:.1%}",
-        f"{row.floor.ratio:.3f}" if isinstance(row.floor, Floor) else NONE,
-        *scores,
-        f"{row.size_bytes / 1e6:.1f}",
-        f"{memory.host_bytes / 1e6:.0f}" if isinstance(memory, Memory) else NONE,
-        energy,
-    )
-
-
-def _stages(rows: Sequence[Variant]) -> list[tuple[str, ...]]:
-    names = list(dict.fromkeys(name for row in rows if not isinstance(row.stages, Missing) for name in row.stages))
-    lines = []
-    for name in names:
-        cells = []
-        for row in rows:
-            stage = None if isinstance(row.stages, Missing) else row.stages.get(name)
-            if stage is None:
-                cells.append(NONE)
-                continue
-            total, times = stage.time_ms.mean * stage.per_caption, stage.per_caption
-            cells.append(f"{total:.3f}" if times == 1 else f"{total:.3f} ({times:.1f} x {stage.time_ms.mean:.3f})")
-        lines.append((name, *cells))
-    return lines
-
-
-def _point(title: str, point: SweepPoint) -> str:
-    return f"{point.images_per_s:.1f}" if title == "batch" else f"{point.time_ms.median:.2f}"
-
-
-def _rate(name: str, rate: FixedRate) -> tuple[str, ...]:
-    age = rate.age_ms
-    ages = (NONE, NONE) if isinstance(age, Missing) else (f"{age.median:.1f}", f"{age.p99:.1f}")
-    return (name, f"{rate.captions_per_s:.1f}", f"{rate.dropped} of {rate.frames}", *ages)
-
-
-def _remarks(report: Report) -> Iterator[str]:
-    lines = [*report.warnings, *(f"{row.name}: {text}" for row in report.variants for text in row.warnings)]
-    reasons: dict[str, list[str]] = {}
-    for row in report.variants:
-        for title in ("stages", "quality", "memory", "build", "energy", "floor", "roofline"):
-            value = getattr(row, title)
-            if isinstance(value, Missing) and value.missing != "has no engines":
-                reasons.setdefault(f"no {title}: {value.missing}", []).append(row.name)
-        if isinstance(row.quality, Quality) and isinstance(row.quality.cider, Missing):
-            reasons.setdefault(f"no CIDEr, no BLEU-4: {row.quality.cider.missing}", []).append(row.name)
-    lines += [
-        text if len(names) == len(report.variants) else f"{', '.join(names)}: {text}" for text, names in reasons.items()
-    ]
-    grouped: dict[str, list[str]] = {}
-    for name, why in report.left_out.items():
-        grouped.setdefault(why, []).append(name)
-    lines += [f"not measured: {', '.join(names)}: {why}" for why, names in grouped.items()]
+        yield from _grid(each)
+    lines = remarks(report)
     if lines:
         yield ""
         yield from lines
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(line[index]) for line in (head, *rows)) for index in range(len(head))]
-    for line in (head, *rows):
+def _grid(table: Table) -> Iterator[str]:
+    lines = (table.head, *table.rows)
+    widths = [max(len(line[index]) for line in lines) for index in range(len(table.head))]
+    for line in lines:
         first = line[0].ljust(widths[0])
         yield "  ".join((first, *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))))
-
-
-def _number(value: float | Missing, form: str) -> str:
-    return NONE if isinstance(value, Missing) else format(value, form)
-
-
-def _share(value: float | Missing) -> str:
-    return NONE if isinstance(value, Missing) else f"{value:.1%}"
-
-
-def _joules(energy: dict[str, Any]) -> str:
-    """Of each meter, in its order: a GPU's and a CPU's energy are not one sum that any of them saw."""
-    values = [meter.get("joules_per_caption") for meter in energy.get("meters", ())]
-    return " + ".join(f"{value:.3g}" for value in values if isinstance(value, int | float)) or NONE

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
+from camscribe.benchmarks import report_html, report_markdown, schema, terminal
 from camscribe.benchmarks.report_html import COLOURS, distribution, stack
 
 
@@ -25,3 +27,17 @@ def test_a_stage_s_bar_is_as_long_as_its_share_and_no_two_look_alike() -> None:
     assert abs(sum(widths[:9]) - 690) < 1  # the longer stack takes the whole width, rounded
     assert abs(widths[9] - 345) < 1
     assert len({bar.get("fill") for bar in bars[:9]}) == len(stages) == len(COLOURS)
+
+
+def test_the_kept_report_says_the_same_on_the_terminal_in_markdown_and_in_html(repository: Path) -> None:
+    results = repository / "benchmarks" / "results"
+    report = schema.read(results / "bench-cpu.json")
+    text, markdown, page = "\n".join(terminal.table(report)), report_markdown.render(report), report_html.render(report)
+    assert markdown == (results / "bench-cpu.md").read_text(encoding="utf-8")
+    for variant in report.variants:
+        for form in (text, markdown, page):
+            assert f"{variant.latency_ms.median:.2f}" in form
+    for peer in report.peers:
+        assert all(peer.name in form for form in (text, markdown, page))
+    assert "<script" not in page
+    assert not re.search(r"https?://(?!www\.w3\.org/)", page)
