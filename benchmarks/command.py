@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from camscribe.benchmarks import compare, plugs, schema, terminal, variants
+from camscribe.benchmarks import compare, report_html, report_markdown, schema, terminal, variants
 from camscribe.benchmarks.captions_quality import Split
 from camscribe.benchmarks.measure import portable
-from camscribe.benchmarks.schema import Missing, Report
+from camscribe.benchmarks.schema import Report
 from camscribe.benchmarks.session import Plan, Session
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import OptionError
@@ -153,14 +153,10 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _write(report: Report, folder: Path) -> None:
-    """Writes the report in every form there is; what is in the way of one is said and costs that one only."""
+    """Writes the report in every form there is."""
     schema.write(report, folder / "report.json")
-    for name, file in (("report_markdown", "report.md"), ("report_html", "report.html")):
-        text = plugs.optional(name, "render", report)
-        if isinstance(text, Missing):
-            print(f"camscribe: no {file}: {text.missing}", file=sys.stderr)
-        else:
-            write_atomically(folder / file, text.encode())
+    write_atomically(folder / "report.md", report_markdown.render(report).encode())
+    write_atomically(folder / "report.html", report_html.render(report).encode())
 
 
 def _compare(old: Path, new: Path, threshold: float) -> int:

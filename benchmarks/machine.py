@@ -39,7 +39,7 @@ def environment(root: Path = Path("/")) -> dict[str, Any]:
         "libraries": {
             name: version
             for name in ("onnxruntime-gpu", "tensorrt", "pycuda", "cuda-python")
-            if (version := measure._version(name))
+            if (version := measure.package_version(name))
         },
     }
 

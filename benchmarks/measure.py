@@ -135,7 +135,7 @@ def environment() -> Environment:
         cores=physical_cores(),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        packages={name: version for name in _PACKAGES if (version := _version(name))},
+        packages={name: version for name in _PACKAGES if (version := package_version(name))},
         load_average=round(os.getloadavg()[0], 2),
         commit=_commit(),
         command=" ".join(["python", "-m", _module(), *map(portable, sys.argv[1:])]),
@@ -160,7 +160,7 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

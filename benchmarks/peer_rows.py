@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from camscribe.benchmarks import plugs
+from camscribe.benchmarks.peers import PEERS
 from camscribe.benchmarks.protocol import Samples
 from camscribe.benchmarks.schema import Missing, PeerRow
 from camscribe.benchmarks.statistics import paired_ratio, spread
@@ -53,20 +53,15 @@ def open_peers(plan: Plan, bundle: Bundle, folder: Path) -> tuple[dict[str, Runn
     """
     if not plan.peers:
         return {}, {}
-    found = plugs.module("peers")
-    known: Mapping[str, Any] = getattr(found, "PEERS", {})
-    if not known:
-        reason = found.missing if isinstance(found, Missing) else "this release has no peers"
-        return {}, {f"peer {name}": reason for name in plan.peers}
-    names = list(known) if plan.peers == ("all",) else list(plan.peers)
+    names = list(PEERS) if plan.peers == ("all",) else list(plan.peers)
     for name in names:
-        if name not in known:
-            raise OptionError(f"--peers has {name!r}; expected all, or some of {', '.join(known)}")
+        if name not in PEERS:
+            raise OptionError(f"--peers has {name!r}; expected all, or some of {', '.join(PEERS)}")
     running: dict[str, Running] = {}
     left_out: dict[str, str] = {}
     pixels = tuple(reduce(image, bundle.manifest.pixels) for image in plan.images.values())
     for name in names:
-        peer = known[name]
+        peer = PEERS[name]
         try:
             reason = peer.why_not(bundle, plan.checkpoint)
             if reason is not None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
-from camscribe.benchmarks import measure
 from camscribe.benchmarks.schema import Missing
 from camscribe.benchmarks.variants import Opened
 from camscribe.runtime import typed_json
@@ -46,21 +43,6 @@ def ask(name: str, function: str, *arguments: Any, **options: Any) -> Any:
     except (CamscribeError, OSError) as error:
         return Missing(str(error))
     return answer if isinstance(answer, Missing) else typed_json.encode(answer)
-
-
-def environment() -> dict[str, Any]:
-    """Where it is measured: ``machine.environment()``, else what ``measure`` knows."""
-    answer = ask("machine", "environment")
-    return answer if isinstance(answer, dict) else asdict(measure.environment())
-
-
-def watch() -> AbstractContextManager[Any]:
-    """Watches the clocks during a block, where ``machine.watch()`` is there; its value has ``warnings()``."""
-    found = module("machine")
-    if isinstance(found, Missing) or not hasattr(found, "watch"):
-        return nullcontext()
-    context: AbstractContextManager[Any] = found.watch()
-    return context
 
 
 def energy(work: Callable[[int], object], items: int) -> dict[str, Any] | Missing:
@@ -100,9 +82,3 @@ def bound(
         measured_ms=median_ms,
     )
     return answer
-
-
-def optional(name: str, function: str, *arguments: Any) -> str | Missing:
-    """A text that another module makes of the report: ``report_markdown.render``, ``report_html.render``."""
-    answer = ask(name, function, *arguments)
-    return answer if isinstance(answer, str | Missing) else Missing(f"{name} gave no text")

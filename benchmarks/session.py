@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from camscribe.benchmarks import captions_quality, child, floors, plugs, protocol, stages, statistics, variants
+from camscribe.benchmarks import captions_quality, child, floors, machine, plugs, protocol, stages, statistics, variants
 from camscribe.benchmarks.peer_rows import Running, open_peers, peer_rows
 from camscribe.benchmarks.schema import (
     SCHEMA,
@@ -82,9 +82,9 @@ class Session:
 
     def run(self) -> None:
         """Measures everything. The quality comes first, because it is what bad input spoils."""
-        with tempfile.TemporaryDirectory() as folder, plugs.watch() as clocks:
+        with tempfile.TemporaryDirectory() as folder, machine.watch() as clocks:
             try:
-                self._environment = plugs.environment()
+                self._environment = machine.environment()
                 self._quality()
                 self._open_floors(Path(folder))
                 self._peers, missing = open_peers(self.plan, self.opened[0].bundle, Path(folder))
@@ -96,8 +96,7 @@ class Session:
                 self._apart()
                 self.finished = True
             finally:
-                if hasattr(clocks, "warnings"):
-                    self._warnings += clocks.warnings()
+                self._warnings += clocks.warnings()
 
     def _work(self, variant: Opened, index: int) -> object:
         return variant.captioner.caption(self._image(index), "rgb")
@@ -238,7 +237,7 @@ class Session:
             kind="camscribe bench",
             command=self.command,
             partial=not self.finished,
-            environment=self._environment or plugs.environment(),
+            environment=self._environment or machine.environment(),
             protocol=Protocol(
                 images,
                 self.plan.warm_up,

@@ -51,7 +51,7 @@ class TorchExecutor:
             rows.append((token, parent, score, ended_score, ended_parent, attention))
             if progress.finished(_trace(rows)):
                 break
-        return hypotheses(_trace(rows), options)
+        return hypotheses(_trace(rows), options, progress)
 
 
 def _trace(rows: list[tuple[Tensor, ...]]) -> Trace:

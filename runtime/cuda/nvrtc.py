@@ -47,6 +47,12 @@ def compile_cubin(source: str, name: str, capability: tuple[int, int], newest_cu
     raise EngineError(problems[0])
 
 
+def installed() -> tuple[int, int] | None:
+    """Version of the first NVRTC that loads here; None where there is none."""
+    library = next(_libraries(), None)
+    return None if library is None else _version(library)
+
+
 def _libraries() -> Iterator[ctypes.CDLL]:
     """Every NVRTC that loads here: those of pip, then the loader's, then CUDA's usual places."""
     spec = importlib.util.find_spec("nvidia")

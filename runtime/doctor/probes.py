@@ -116,40 +116,14 @@ def cuda_python() -> dict[str, Any]:
 
 
 def nvrtc() -> dict[str, Any]:
-    """NVRTC: compiles an empty kernel with the first that loads: pip's, the loader's, the toolkit's. No GPU needed."""
-    import ctypes
+    """NVRTC: compiles an empty kernel, as the preprocessing kernel would be. No GPU needed."""
+    from camscribe.runtime.cuda.nvrtc import compile_cubin, installed
 
-    spec = importlib.util.find_spec("nvidia")
-    folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
-    files = [str(path) for folder in folders for path in sorted(folder.glob("*/lib/libnvrtc.so.[0-9]*"))]
-    files += ["libnvrtc.so.13", "libnvrtc.so.12"]
-    files += [str(path) for path in sorted(Path("/usr/local/cuda/lib64").glob("libnvrtc.so.[0-9]*"))]
-    library = next((found for file in files if (found := _load(file)) is not None), None)
-    if library is None:
+    version = installed()
+    if version is None:
         raise FileNotFoundError("libnvrtc.so is not found")
-
-    def call(name: str, *arguments: Any) -> None:
-        status = getattr(library, name)(*arguments)
-        if status:
-            raise RuntimeError(f"{name} says error {status}")
-
-    major, minor, program = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
-    call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
-    source = b"__global__ void nothing() {}"
-    call("nvrtcCreateProgram", ctypes.byref(program), source, b"nothing.cu", 0, ctypes.c_void_p(), ctypes.c_void_p())
-    call("nvrtcCompileProgram", program, 0, ctypes.c_void_p())
-    call("nvrtcDestroyProgram", ctypes.byref(program))
-    return {"version": f"{major.value}.{minor.value}"}
-
-
-def _load(file: str) -> Any:
-    """A library, None where it does not load."""
-    import ctypes
-
-    try:
-        return ctypes.CDLL(file)
-    except OSError:
-        return None
+    compile_cubin("__global__ void nothing() {}", "nothing.cu", (7, 5))
+    return {"version": ".".join(map(str, version))}
 
 
 def opencv() -> dict[str, Any]:

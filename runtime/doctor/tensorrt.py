@@ -9,10 +9,8 @@ from camscribe.runtime.doctor.gpu import GpuFacts
 from camscribe.runtime.doctor.known import API_CHECKED, support
 from camscribe.runtime.doctor.machine import Machine
 from camscribe.runtime.doctor.report import Item, pip_install
+from camscribe.runtime.tensorrt.versions import NOT_ON_A_JETSON, OLDEST
 
-_OLDEST = (8, 5)
-_NOT_ON_A_JETSON = ((11, 0, 0), (11, 4, 1))
-"""From, and before: JetPack 7.2.2 is the first that has TensorRT 11, with 11.4.1."""
 _PIP_NAMES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-cu11", "tensorrt-lean", "tensorrt-dispatch")
 
 
@@ -39,9 +37,9 @@ def judge_tensorrt(machine: Machine, answer: Mapping[str, Any], gpu: GpuFacts) -
         return item("broken", f"cannot be imported: {answer['error']}", mend)
     numbers = tuple(int(part) for part in str(version).split(".")[:3] if part.isdigit())
     detail = f"{version}, from {origin}"
-    if numbers < _OLDEST:
+    if numbers < OLDEST[:2]:
         return item("broken", f"{detail}; 8.5 or newer is needed", install)
-    if gpu.jetson and _NOT_ON_A_JETSON[0] <= numbers < _NOT_ON_A_JETSON[1]:
+    if gpu.jetson and NOT_ON_A_JETSON[0] <= numbers < NOT_ON_A_JETSON[1]:
         return item("broken", f"{detail}; this version does not run on a Jetson", "pip uninstall --yes tensorrt")
     if gpu.jetson and origin == "pip":
         detail += "; on a Jetson use JetPack's"

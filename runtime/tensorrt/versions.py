@@ -28,6 +28,8 @@ _TEN: Version = (10, 0, 0)
 _TYPED: Version = (10, 12, 0)
 """From here on strongly typed networks are complete, and weakly typed ones deprecated."""
 _ELEVEN: Version = (11, 0, 0)
+NOT_ON_A_JETSON = (_ELEVEN, (11, 4, 1))
+"""From, and before: JetPack 7.2.2 is the first that has TensorRT 11, with 11.4.1."""
 _NEVER: Version = (99, 0, 0)
 MEMBERS: dict[str, tuple[Version, Version]] = {
     "BuilderFlag.FP16": (OLDEST, _ELEVEN),
@@ -137,7 +139,7 @@ def check_supported(number: Version, *, jetson: bool) -> None:
     if number < OLDEST:
         remedy = "use JetPack 6 or later" if jetson else _INSTALL
         raise EngineError(f"TensorRT {text(number)} is too old; expected 8.5 or later: {remedy}")
-    if jetson and _ELEVEN <= number < (11, 4, 1):
+    if jetson and NOT_ON_A_JETSON[0] <= number < NOT_ON_A_JETSON[1]:
         raise EngineError(
             f"TensorRT {text(number)} does not support Jetson; expected the one that JetPack brings: {_INSTALL}"
         )

@@ -10,7 +10,6 @@ import pytest
 
 from camscribe.benchmarks import scaling
 from camscribe.benchmarks.scaling import Times, fit, measure, read_scaling, study
-from camscribe.runtime.bundle import DEFAULT_BUNDLE
 from camscribe.runtime.errors import DataError
 
 
@@ -62,8 +61,6 @@ def test_a_study_costs_a_step_or_the_whole() -> None:
 def test_a_whole_run_without_models(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not DEFAULT_BUNDLE.exists():
-        pytest.skip("this checkout has no bundled model")
     for name, values in (("BEAMS", (1, 3)), ("STEPS", (2, 4)), ("BATCH", (1, 2))):
         monkeypatch.setattr(scaling, name, values)
     out = tmp_path / "scaling.json"

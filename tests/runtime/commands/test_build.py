@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle
+from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.cli import main
 from camscribe.runtime.commands import build
 from camscribe.runtime.tensorrt import gate
@@ -77,7 +77,6 @@ def test_what_int8_costs_is_said_as_it_was_measured(
         assert "was not measured for this bundle" in next(build._int8_loss(unknown))
 
 
-@pytest.mark.skipif(not DEFAULT_BUNDLE.exists(), reason="this checkout has no bundled model")
 def test_what_int8_costs_the_bundled_model_is_in_its_manifest() -> None:
     lines = list(build._int8_loss(Bundle.load()))
     assert lines
