@@ -30,3 +30,7 @@ class SourceError(CamscribeError):
 
 class DataError(CamscribeError):
     """Raised when training data, a configuration or a checkpoint cannot be used."""
+
+
+class SinkError(CamscribeError):
+    """Raised when captions cannot be delivered to a file, a page or a topic."""

@@ -1,0 +1,1 @@
+"""Captions as a stream: sources of frames, the loop that captions the newest one, and sinks for what comes out."""
