@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.manifest import GraphPair, GraphSpec, TensorSpec
-from camscribe.train.model import Captioner, Memory, State
+from camscribe.train.decoders.base import Memory, State
+from camscribe.train.model import Captioner
 
 HALF_FROM = 256
 """Matrices and kernels of at least this many numbers are rounded to half precision; biases and norms are not."""

@@ -17,8 +17,9 @@ from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_ses
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
 from camscribe.runtime.vocab import Vocabulary
+from camscribe.train.decoders.base import spread
 from camscribe.train.executor import TorchExecutor
-from camscribe.train.model import Captioner, spread
+from camscribe.train.model import Captioner
 
 Words = tuple[int, ...]
 Feeds = Mapping[str, npt.NDArray[Any]]

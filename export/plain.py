@@ -52,7 +52,8 @@ def without_casts(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(kept)
     for name, value in weights.items():
         value = value.astype(np.float32) if value.dtype == np.float16 else value
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), now(name)))
+        # asarray, because ascontiguousarray makes a list of one number out of a number, which indices are not.
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), now(name)))
     return result
 
 

@@ -47,8 +47,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The captioner: a torchvision backbone as encoder, soft attention over its grid, an LSTM cell as decoder."""
+    """The captioner: a torchvision backbone as encoder, and a decoder that attends to its grid."""
 
+    decoder: Literal["soft_attention", "updown", "transformer"] = "soft_attention"
+    """``soft_attention``: an LSTM cell with gated attention (Xu et al. 2015); ``updown``: an attention LSTM and a
+    language LSTM (Anderson et al. 2018); ``transformer``: Vaswani et al. 2017, with a cache of keys and values."""
     backbone: str = "mobilenet_v2"
     """Any torchvision classification model whose features are a grid."""
     weights: str = "torchvision"
@@ -64,9 +67,15 @@ class ModelConfig:
     memory_width: int = 512
     """Width D of a grid cell's feature; the backbone's is projected to it. 0 keeps the backbone's own."""
     attention_width: int = 512
-    """Width A of the attention's hidden layer."""
+    """Width A of the attention's hidden layer; a transformer has none."""
     state_width: int = 512
-    """Width H of the LSTM's state."""
+    """Width H of an LSTM's state, or of a transformer's layers."""
+    layers: int = 3
+    """Of a transformer."""
+    heads: int = 8
+    """Of each attention of a transformer."""
+    window: int = 32
+    """How many of its last words a transformer sees; more than the longest caption shows it all."""
     embedding_width: int = 512
     """Width E of a word's embedding."""
     deep_output: bool = True

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from camscribe.runtime.search import Hypothesis, Progress, SearchOptions, Trace, hypotheses, initial_score
 from camscribe.runtime.vocab import Vocabulary
-from camscribe.train.model import Captioner, Memory, State, gather_beams, spread
+from camscribe.train.decoders.base import Memory, State, gather_beams, spread
+from camscribe.train.model import Captioner
 from camscribe.train.select import Select
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from camscribe.runtime.search import DEAD
 from camscribe.runtime.vocab import Vocabulary
-from camscribe.train.model import Captioner, Memory, SoftAttentionDecoder, State, spread
+from camscribe.train.decoders.base import Memory, State, spread
+from camscribe.train.model import Captioner
 
 Reward = Callable[[Sequence[int], list[list[tuple[int, ...]]]], npt.NDArray[np.float32]]
 """(image indices [B], K token tuples an image, ``</s>`` included where it was drawn) -> rewards [B, K]."""
@@ -24,51 +25,6 @@ class Loss(NamedTuple):
 
     loss: Tensor
     logged: dict[str, float]
-
-
-def unroll(
-    decoder: SoftAttentionDecoder, memory: Memory, state: State, inputs: Tensor, sampling: float = 0.0
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Runs the decoder over given words.
-
-    Args:
-        decoder: the decoder.
-        memory: of B images.
-        state: initial, [B, H].
-        inputs: [B, K, T] token ids, ``<s>`` first.
-        sampling: chance that an input is drawn from the model instead (scheduled sampling, Bengio et al. 2015).
-
-    Returns:
-        What ``SoftAttentionDecoder.logits`` takes (words, states and contexts, [B, K, T, ...]; the words that were fed)
-        and attention [B, K, T, P].
-    """
-    # Unbound once: taking a slice a step would make autograd fill a whole tensor of zeros a step.
-    given = decoder.embed(inputs).unbind(dim=2)
-    state = spread(state, inputs.shape[1])
-    words: list[Tensor] = []
-    hidden: list[Tensor] = []
-    contexts: list[Tensor] = []
-    attentions: list[Tensor] = []
-    for position, word in enumerate(given):
-        if sampling and position:
-            word = _mix(decoder, word, (words[-1], hidden[-1], contexts[-1]), sampling)
-        made = decoder.advance(word, state, memory)
-        state = made.state
-        words.append(word)
-        hidden.append(state["h"])
-        contexts.append(made.context)
-        attentions.append(made.attention)
-    return tuple(torch.stack(part, dim=2) for part in (words, hidden, contexts)), torch.stack(attentions, dim=2)
-
-
-def _mix(decoder: SoftAttentionDecoder, word: Tensor, last: tuple[Tensor, ...], sampling: float) -> Tensor:
-    chosen = torch.rand(word.shape[:2], device=word.device) < sampling
-    if not chosen.any():
-        return word
-    with torch.no_grad():
-        logits = decoder.logits(*(part[chosen] for part in last))
-        drawn = torch.multinomial(torch.softmax(logits.float(), dim=-1), 1).squeeze(1)
-    return word.masked_scatter(chosen.unsqueeze(2).expand_as(word), decoder.embed(drawn).to(word.dtype))
 
 
 class CaptionLoss(nn.Module):
@@ -105,7 +61,7 @@ class CaptionLoss(nn.Module):
     ) -> Loss:
         """Cross-entropy of the words [B, K, T] plus ``doubly`` x mean (1 - sum of attention over time)^2."""
         decoder = self.captioner.decoder
-        parts, attention = unroll(decoder, memory, state, inputs, sampling)
+        parts, attention = decoder.unroll(memory, state, inputs, sampling)
         mask = targets != self.pad_id
         logits = decoder.logits(*(part[mask] for part in parts)).float()
         words = F.cross_entropy(logits, targets[mask], label_smoothing=smoothing)
@@ -126,7 +82,10 @@ class CaptionLoss(nn.Module):
     ) -> Loss:
         """Policy gradient on sampled captions (Rennie et al. 2017); the baseline of a sample is the mean reward of the
         image's other samples (Luo 2020)."""
-        tokens, log_prob = self._sample(memory, state, samples, max_words, temperature)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.captioner.decoder.resamples):
+            tokens, log_prob = self._sample(memory, state, samples, max_words, temperature)
+        if self.captioner.decoder.resamples:
+            log_prob = self._log_prob_of(memory, state, tokens, temperature)
         drawn = tokens.cpu().numpy()
         captions = [[_until_end(row, self.end_id) for row in image] for image in drawn]
         rewards = torch.from_numpy(np.asarray(reward(indices, captions), dtype=np.float32)).to(log_prob.device)
@@ -151,8 +110,7 @@ class CaptionLoss(nn.Module):
         unsaid = torch.tensor(self._unsaid, device=token.device)
         for _ in range(max_words + 1):
             log_prob, state, _ = decoder.step(token, state, memory)
-            said = log_prob.index_fill(2, unsaid, float(DEAD))  # No search says them either.
-            log_prob = torch.log_softmax(said / temperature, dim=2)
+            log_prob = self._tempered(log_prob, unsaid, temperature)
             token = torch.multinomial(log_prob.detach().exp().flatten(0, 1), 1).view(images, samples)
             tokens.append(token)
             log_probs.append(log_prob.gather(2, token.unsqueeze(2)).squeeze(2))
@@ -160,6 +118,19 @@ class CaptionLoss(nn.Module):
             if not live.any():
                 break
         return torch.stack(tokens, dim=2), torch.stack(log_probs, dim=2)
+
+    def _log_prob_of(self, memory: Memory, state: State, tokens: Tensor, temperature: float) -> Tensor:
+        """What ``_sample`` says of the tokens [B, K, T] that it drew, from one run over all of them."""
+        decoder = self.captioner.decoder
+        inputs = torch.cat([torch.full_like(tokens[:, :, :1], self.start_id), tokens[:, :, :-1]], dim=2)
+        log_prob = decoder.log_prob(inputs, decoder.unroll(memory, state, inputs).parts)
+        tempered = self._tempered(log_prob, torch.tensor(self._unsaid, device=tokens.device), temperature)
+        return tempered.gather(3, tokens.unsqueeze(3)).squeeze(3)
+
+    @staticmethod
+    def _tempered(log_prob: Tensor, unsaid: Tensor, temperature: float) -> Tensor:
+        """Log-probabilities [..., V] at a temperature, without the words that no search says either."""
+        return torch.log_softmax(log_prob.index_fill(-1, unsaid, float(DEAD)) / temperature, dim=-1)
 
 
 def _until_end(row: npt.NDArray[np.int64], end_id: int) -> tuple[int, ...]:

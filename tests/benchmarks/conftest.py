@@ -14,8 +14,9 @@ from camscribe.benchmarks.peers.tutorial_weights import Weights, random_weights
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.config import Config, DataConfig, ModelConfig, StageConfig
+from camscribe.train.decoders.soft_attention import SoftAttentionDecoder
 from camscribe.train.executor import TorchExecutor
-from camscribe.train.model import Captioner, SoftAttentionDecoder
+from camscribe.train.model import Captioner
 
 SIDE = 64
 

@@ -18,7 +18,8 @@ from camscribe.export.weights import WEIGHTS
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, tensor_specs
 from camscribe.runtime.search import SearchOptions, select
-from camscribe.train.model import Captioner, gather_beams
+from camscribe.train.decoders.base import gather_beams
+from camscribe.train.model import Captioner
 
 PRECISIONS = ("float32", "fp16", "int8")
 STATE, MEMORY = ("state.h", "state.c"), ("memory.features", "memory.keys")

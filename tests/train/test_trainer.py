@@ -152,3 +152,14 @@ def test_a_run_starts_from_a_checkpoint_with_its_vocabulary(shapes: Path, tmp_pa
     other = replace(second, model=replace(second.model, state_width=32))
     with pytest.raises(DataError, match=r"another model: \[model\] differs in state_width"):
         _trainer(other, tmp_path / "third")
+
+
+@pytest.mark.parametrize("decoder", ["updown", "transformer"])
+def test_other_decoders_train_through_every_kind_of_stage(shapes: Path, tmp_path: Path, decoder: str) -> None:
+    config = _config(shapes, [STAGES[0], STAGES[2], STAGES[3]])
+    config = replace(config, model=replace(config.model, decoder=decoder, layers=2, heads=4, window=12))
+    best = Checkpoint.load(_trainer(config, tmp_path).run())
+    assert best.config.model.decoder == decoder
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert sum("tune_cider" in entry for entry in entries) == 4
+    assert any("reward" in entry for entry in entries)

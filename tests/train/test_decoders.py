@@ -1,0 +1,145 @@
+"""The decoders: they learn, one step at a time equals all at once, and they follow their papers' equations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camscribe.runtime.errors import DataError
+from camscribe.train.config import ModelConfig
+from camscribe.train.decoders import DECODERS, make_decoder
+from camscribe.train.decoders.base import Decoder, State, spread
+from camscribe.train.decoders.updown import UpDownDecoder
+
+CONFIG = ModelConfig(
+    memory_width=24, attention_width=20, state_width=32, embedding_width=16, dropout=0.0, layers=2, heads=4, window=8
+)
+WORDS, GRID = 50, 12
+
+
+def _decoder(name: str, **changes: object) -> Decoder:
+    torch.manual_seed(5)
+    decoder = make_decoder(WORDS, GRID, replace(CONFIG, decoder=name, **changes)).eval()
+    nn.init.normal_(decoder.embedding.weight)
+    return decoder
+
+
+def _grid(images: int = 2) -> Tensor:
+    return torch.randn(images, GRID, 3, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("deep_output", [True, False])
+@pytest.mark.parametrize("name", DECODERS)
+def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool) -> None:
+    decoder = _decoder(name, deep_output=deep_output, no_stutter=True)
+    tokens = torch.randint(0, WORDS, (2, 3, 7))
+    with torch.no_grad():
+        memory, first = decoder.memory(_grid())
+        parts, attention = decoder.unroll(memory, first, tokens)
+        together = decoder.log_prob(tokens, parts)
+        state = spread(first, 3)
+        for position in range(7):
+            log_prob, state, seen = decoder.step(tokens[:, :, position], state, memory)
+            torch.testing.assert_close(log_prob, together[:, :, position], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(seen, attention[:, :, position], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention.sum(dim=3), torch.ones(2, 3, 7))
+    assert together[:, :, -1].std(dim=1).max() > 1e-3, "what was said before matters, so that a test can tell"
+
+
+def test_a_transformer_sees_its_window_of_words_and_no_more() -> None:
+    decoder = _decoder("transformer", window=4)
+    tokens = torch.randint(0, WORDS, (1, 1, 11))
+    other = tokens.clone()
+    other[:, :, 0] = (other[:, :, 0] + 1) % WORDS
+
+    def steps(given: Tensor) -> list[Tensor]:
+        memory, state = decoder.memory(_grid(1))
+        state, found = spread(state, 1), []
+        for position in range(given.shape[2]):
+            log_prob, state, _ = decoder.step(given[:, :, position], state, memory)
+            found.append(log_prob)
+        return found
+
+    with torch.no_grad():
+        memory, state = decoder.memory(_grid(1))
+        parts, _ = decoder.unroll(memory, state, tokens)
+        together = decoder.log_prob(tokens, parts)
+        mine, theirs = steps(tokens), steps(other)
+    for position, log_prob in enumerate(mine):
+        torch.testing.assert_close(log_prob, together[:, :, position], rtol=1e-4, atol=1e-4)
+    # Two layers of windows of 4 words reach 6 words back.
+    differs = [not torch.allclose(a, b, atol=1e-6) for a, b in zip(mine, theirs, strict=True)]
+    assert differs[0]
+    assert not any(differs[7:])
+
+
+def test_updown_is_the_papers_equations() -> None:
+    """A literal transcription of equations 2 to 7 with torch's own LSTM cells, and ReLU where the paper has tanh."""
+    decoder = _decoder("updown", deep_output=False)
+    assert isinstance(decoder, UpDownDecoder)
+    width, hidden, embedding, inner = 24, 32, 16, 20
+    attention_lstm = nn.LSTMCell(hidden + width + embedding, hidden)
+    language_lstm = nn.LSTMCell(width + hidden, hidden)
+    weights = decoder.state_dict()
+    with torch.no_grad():
+        look_word, look_said, look_own = weights["look.weight"].split([embedding, hidden, hidden], dim=1)
+        attention_lstm.weight_ih.copy_(torch.cat([look_said, weights["from_mean.weight"], look_word], dim=1))
+        attention_lstm.weight_hh.copy_(look_own)
+        attention_lstm.bias_ih.copy_(weights["from_mean.bias"])
+        attention_lstm.bias_hh.zero_()
+        say_seen, say_own = weights["say.weight"].split([width, hidden], dim=1)
+        query, say_look = weights["from_look.weight"].split([inner, 4 * hidden], dim=0)
+        turned_bias, say_bias = weights["from_look.bias"].split([inner, 4 * hidden], dim=0)
+        language_lstm.weight_ih.copy_(torch.cat([say_seen, say_look], dim=1))
+        language_lstm.weight_hh.copy_(say_own)
+        language_lstm.bias_ih.copy_(say_bias)
+        language_lstm.bias_hh.zero_()
+
+        memory, state = decoder.memory(_grid(1))
+        features = memory["features"][0]
+        h1, c1, h2, c2 = (state[name] for name in ("h1", "c1", "h2", "c2"))
+        stepped: State = spread(state, 1)
+        for token in (3, 17, 8):
+            word = weights["embedding.weight"][token][None]
+            h1, c1 = attention_lstm(torch.cat([h2, features.mean(dim=0)[None], word], dim=1), (h1, c1))
+            inside = decoder.keys(features) + (-(h1 @ query.T + turned_bias))
+            alpha = torch.softmax(torch.relu(inside) @ weights["energy.weight"][0], dim=0)
+            h2, c2 = language_lstm(torch.cat([alpha[None] @ features, h1], dim=1), (h2, c2))
+            wanted = torch.log_softmax(decoder.words(h2), dim=1)
+            found, stepped, attention = decoder.step(torch.tensor([[token]]), stepped, memory)
+            torch.testing.assert_close(found[0], wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(attention[0, 0], alpha, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [0.0, 0.5])
+@pytest.mark.parametrize("name", DECODERS)
+def test_every_decoder_learns_a_sentence_by_heart(name: str, sampling: float) -> None:
+    decoder = _decoder(name)
+    tokens = torch.tensor([[[1, 9, 4, 9, 7, 2]], [[1, 5, 5, 8, 3, 2]]])
+    optimizer = torch.optim.Adam(decoder.parameters(), 1e-2)
+    grid = _grid()
+    for _ in range(60):
+        memory, state = decoder.memory(grid)
+        parts, _ = decoder.unroll(memory, state, tokens[:, :, :-1], sampling)
+        loss = nn.functional.cross_entropy(decoder.logits(*parts).flatten(0, 2), tokens[:, :, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    memory, state = decoder.memory(grid)
+    state, token = spread(state, 1), tokens[:, :, 0]
+    for position in range(1, 6):
+        log_prob, state, _ = decoder.step(token, state, memory)
+        token = log_prob.argmax(dim=2)
+        assert token[:, 0].tolist() == tokens[:, 0, position].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"heads": 5}, "even multiple of heads"), ({"layers": 0}, "expected at least"), ({"window": 1}, "at least")],
+)
+def test_sizes_of_a_transformer_that_do_not_go_together_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        _decoder("transformer", **changes)

@@ -1,0 +1,29 @@
+"""Decoders: one step from a word to the next. All have one interface, so that training, export and search know none."""
+
+from __future__ import annotations
+
+from camscribe.train.config import ModelConfig
+from camscribe.train.decoders.base import Decoder
+from camscribe.train.decoders.soft_attention import SoftAttentionDecoder
+from camscribe.train.decoders.transformer import TransformerDecoder
+from camscribe.train.decoders.updown import UpDownDecoder
+
+DECODERS: dict[str, type[Decoder]] = {
+    "soft_attention": SoftAttentionDecoder,
+    "updown": UpDownDecoder,
+    "transformer": TransformerDecoder,
+}
+
+
+def make_decoder(words: int, grid_width: int, config: ModelConfig) -> Decoder:
+    """The decoder that a configuration names.
+
+    Args:
+        words: size of the vocabulary V.
+        grid_width: width of the backbone's features.
+        config: the model's table.
+
+    Raises:
+        DataError: sizes of the configuration do not go together.
+    """
+    return DECODERS[config.decoder](words, grid_width, config)
