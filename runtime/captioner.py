@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -20,14 +20,17 @@ from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
 from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
 from camscribe.runtime.pixels import Pixels, opencv, reduce
-from camscribe.runtime.search import Floats, Hypothesis, SearchChanges, SearchOptions
+from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
 from camscribe.runtime.threads import both
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from camscribe.runtime.cuda.arrays import DeviceImage
+    from camscribe.runtime.guided.guide import Guide
+    from camscribe.runtime.guided.options import GuidedChanges
 
+_FIELDS = frozenset(field.name for field in fields(SearchOptions))
 BATCH = 8
 """Images that are captioned together when more are given."""
 
@@ -53,7 +56,7 @@ class Captioner:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str] | None = None,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
         backend: Backend = "auto",
         precision: str | None = None,
         threads: int | None = None,
@@ -61,7 +64,8 @@ class Captioner:
         """Loads a bundle.
 
         Args:
-            path: the bundle's folder; None for the one that comes with the package.
+            path: the bundle's folder; None for the one that comes with the package. A list of folders is an ensemble:
+                the mean of the bundles' probabilities decides each word.
             backend: where the graphs run; ``auto`` takes the fastest that works here, see ``choice``.
             precision: one the bundle has, such as ``float32`` or ``int8``; None for its default on that device.
             threads: CPU threads; None for one per physical core.
@@ -71,10 +75,31 @@ class Captioner:
             EngineError: the backend does not work here.
             OptionError: an argument has no meaning.
         """
-        folder = None if path is None else Path(path)
+        if isinstance(path, list | tuple):
+            return cls._load_ensemble([Path(each) for each in path], backend, precision, threads)
+        folder = None if path is None else Path(path)  # type: ignore[arg-type]  # no sequence
         # OpenCV is imported meanwhile, so that the first image does not wait for it.
         opened, _ = both(lambda: open_executor(folder, backend, precision, threads), opencv)
         return cls(*opened)
+
+    @classmethod
+    def _load_ensemble(
+        cls, folders: list[Path], backend: Backend, precision: str | None, threads: int | None
+    ) -> Captioner:
+        from camscribe.runtime.guided.ensemble import EnsembleExecutor, check_alike
+
+        if not folders:
+            raise OptionError("an empty list names no bundle; expected at least one folder")
+        opened: list[tuple[Bundle, Executor, Choice]] = []
+        try:
+            opened.extend(open_executor(folder, backend, precision, threads) for folder in folders)
+            check_alike([bundle for bundle, _, _ in opened])
+        except BaseException:
+            for _, executor, _ in opened:
+                executor.close()
+            raise
+        bundle, _, choice = opened[0]
+        return cls(bundle, EnsembleExecutor([executor for _, executor, _ in opened], bundle.vocabulary.end_id), choice)
 
     @overload
     def caption(
@@ -84,7 +109,7 @@ class Captioner:
         *,
         ban: Sequence[str] = (),
         batch: int = BATCH,
-        **changes: Unpack[SearchChanges],
+        **changes: Unpack[GuidedChanges],
     ) -> Caption: ...
 
     @overload
@@ -95,7 +120,7 @@ class Captioner:
         *,
         ban: Sequence[str] = (),
         batch: int = BATCH,
-        **changes: Unpack[SearchChanges],
+        **changes: Unpack[GuidedChanges],
     ) -> list[Caption]: ...
 
     def caption(
@@ -105,7 +130,7 @@ class Captioner:
         *,
         ban: Sequence[str] = (),
         batch: int = BATCH,
-        **changes: Unpack[SearchChanges],
+        **changes: Unpack[GuidedChanges],
     ) -> Caption | list[Caption]:
         """Captions an image, or each of a list of images.
 
@@ -117,7 +142,8 @@ class Captioner:
             ban: words that may not appear, besides those that the bundle bans.
             batch: how many images go through the graphs together. Changes the time, never a caption.
             changes: ``beams``, ``length_penalty``, ``max_words``, ``min_words``, ``nbest`` and ``stop``, see
-                ``SearchOptions``; what is left out or None is as the bundle has it.
+                ``SearchOptions``; what is left out or None is as the bundle has it. Also what is off by default:
+                ``no_repeat``, ``contain``, ``sample`` and others, see ``GuidedOptions``.
 
         Returns:
             A caption, or a list of them in the order of the images.
@@ -137,7 +163,7 @@ class Captioner:
             captions.append(result)
         return captions
 
-    def options(self, ban: Sequence[str] = (), **changes: Unpack[SearchChanges]) -> SearchOptions:
+    def options(self, ban: Sequence[str] = (), **changes: Unpack[GuidedChanges]) -> SearchOptions:
         """The bundle's search options with changes, see ``caption``.
 
         Raises:
@@ -150,7 +176,13 @@ class Captioner:
         for word in ban:
             if word not in self.bundle.vocabulary:
                 raise OptionError(f"ban has {word!r}, which is not a word of this model{self._suggest(word)}")
-        return self._options.override(ban=(*self._options.ban, *ban), **changes)
+        options = self._options
+        wanted = {name: value for name, value in changes.items() if value is not None}
+        if not wanted.keys() <= _FIELDS:
+            from camscribe.runtime.guided.options import GuidedOptions
+
+            options = GuidedOptions(**vars(options))
+        return options.override(ban=(*options.ban, *ban), **wanted)
 
     def caption_each(
         self,
@@ -225,14 +257,15 @@ class Captioner:
             if self._executor is None:
                 raise EngineError("this captioner is closed; load it again")
             start = perf_counter()
-            self._executor.encode(pixels, options, bias)
+            guide = self._guide(options, len(items))
+            self._executor.encode(pixels, options if guide is None else guide.executor_options, bias)
             encoded = perf_counter()
-            found = search(self._executor, options)
+            found = search(self._executor, options, guide)
             decoded = perf_counter()
         sentences = [tuple(map(self._sentence, hypotheses)) for hypotheses in found]
         if not all(sentences):
             raise OptionError(
-                f"no caption is possible: {len(options.ban)} banned words and min_words leave no word over"
+                f"no caption is possible: {len(options.ban)} banned words and the other options leave no word over"
             )
         share = 1e3 / len(items)
         encode_ms, decode_ms = (encoded - start) * share, (decoded - encoded) * share
@@ -241,6 +274,17 @@ class Captioner:
             Caption(each, Timings(item.read_s * 1e3, item.reduce_s * 1e3, encode_ms, decode_ms, words_ms))
             for item, each in zip(items, sentences, strict=True)
         ]
+
+    def _guide(self, options: SearchOptions, images: int) -> Guide | None:
+        """What selects on the host, where the options need it."""
+        if type(options) is SearchOptions:
+            return None
+        from camscribe.runtime.guided.guide import Guide
+        from camscribe.runtime.guided.options import GuidedOptions
+
+        if not isinstance(options, GuidedOptions) or not options.on_host:
+            return None
+        return Guide(options, self.bundle.vocabulary, images)
 
     def _sentence(self, hypothesis: Hypothesis) -> Sentence:
         words = tuple(self.bundle.vocabulary.decode(hypothesis.tokens))

@@ -15,11 +15,12 @@ from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.manifest import Device
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, why_not_cuda, why_not_tensorrt
 from camscribe.runtime.pixels import Pixels
-from camscribe.runtime.search import Floats, Hypothesis, Progress, SearchOptions, Trace, hypotheses
+from camscribe.runtime.search import Floats, Hypothesis, Progress, SearchOptions, Selection, Trace, hypotheses
 from camscribe.runtime.threads import both
 
 if TYPE_CHECKING:
     from camscribe.runtime.cuda.arrays import DeviceImage
+    from camscribe.runtime.guided.guide import Guide
     from camscribe.runtime.tensorrt.executor import TensorRTExecutor
 
 Backend = Literal["auto", "cpu", "cuda", "cuda-graph", "tensorrt", "ort-tensorrt"]
@@ -55,6 +56,17 @@ class Executor(Protocol):
     def step(self) -> None:
         """Runs one decoder step; at most ``max_words`` after an ``encode``."""
 
+    def propose(self) -> Floats:
+        """Runs one decoder step for a host that selects by itself; ``choose`` must follow.
+
+        Returns:
+            float32 [B, K, V], log-probabilities of what comes next, without ``bias``; a view that the next one
+            overwrites.
+        """
+
+    def choose(self, selection: Selection) -> None:
+        """Puts the host's selection in place of the one that the graph made in the last step."""
+
     def trace(self, *, attention: bool = False) -> Trace:
         """The steps so far, in views of buffers that the next ``encode`` overwrites."""
 
@@ -74,8 +86,20 @@ class Choice:
     """True when something that should have worked did not, so that a user wants to know."""
 
 
-def search(executor: Executor, options: SearchOptions) -> list[list[Hypothesis]]:
-    """Searches captions of the images that ``executor`` has just encoded: n best for each image, best first."""
+def search(executor: Executor, options: SearchOptions, guide: Guide | None = None) -> list[list[Hypothesis]]:
+    """Searches captions of the images that ``executor`` has just encoded: n best for each image, best first.
+
+    Args:
+        executor: its ``encode`` was told ``guide.executor_options``, or ``options``.
+        options: of the search.
+        guide: selects on the host, for what the decoder graph cannot select.
+    """
+    if guide is not None:
+        for _ in range(options.max_words):
+            executor.choose(guide.select(executor.propose()))
+            if guide.finished(executor.trace()):
+                break
+        return guide.hypotheses(executor.trace(attention=True))
     progress = None
     poll = max(options.poll, executor.poll)
     for step in range(options.max_words):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from camscribe.runtime.errors import NoEngineError
 from camscribe.runtime.pixels import Pixels
-from camscribe.runtime.search import Floats, SearchOptions, Trace
+from camscribe.runtime.search import Floats, SearchOptions, Selection, Trace
 
 if TYPE_CHECKING:
     from camscribe.runtime.cuda.arrays import DeviceImage
@@ -50,6 +50,14 @@ class FallbackExecutor:
     def step(self) -> None:
         """See ``Executor``."""
         self._active.step()
+
+    def propose(self) -> Floats:
+        """See ``Executor``."""
+        return self._active.propose()
+
+    def choose(self, selection: Selection) -> None:
+        """See ``Executor``."""
+        self._active.choose(selection)
 
     def trace(self, *, attention: bool = False) -> Trace:
         """See ``Executor``."""

@@ -18,7 +18,7 @@ from camscribe.runtime.errors import BundleError, EngineError
 from camscribe.runtime.manifest import Device, TensorSpec
 from camscribe.runtime.onnxruntime_plan import Plan
 from camscribe.runtime.pixels import Pixels
-from camscribe.runtime.search import Floats, SearchOptions, Trace
+from camscribe.runtime.search import Floats, SearchOptions, Selection, Trace
 from camscribe.runtime.threads import both, physical_cores
 
 if TYPE_CHECKING:
@@ -111,10 +111,23 @@ class OnnxRuntimeExecutor:
 
     def step(self) -> None:
         """See ``Executor``."""
-        if self._plan is None or self._step >= len(self._plan.bindings):
-            raise EngineError("step was called without encode, or more than max_words times after it")
-        self._run(self._decoder, self._plan.bindings[self._step], self._plan.options[self._step])
+        plan = self._next()
+        self._run(self._decoder, plan.bindings[self._step], plan.options[self._step])
         self._step += 1
+
+    def propose(self) -> Floats:
+        """See ``Executor``."""
+        plan = self._next()
+        binding, options = plan.proposal(self._runtime, self._decoder, self._step)
+        self._run(self._decoder, binding, options)
+        self._step += 1
+        return plan.log_prob()
+
+    def choose(self, selection: Selection) -> None:
+        """See ``Executor``."""
+        if self._plan is None or not self._step:
+            raise EngineError("choose was called without a step")
+        self._plan.choose(self._step, selection)
 
     def trace(self, *, attention: bool = False) -> Trace:
         """See ``Executor``."""
@@ -127,6 +140,11 @@ class OnnxRuntimeExecutor:
         self._plan = None
         self._plans.clear()
         self._encoder = self._decoder = None
+
+    def _next(self) -> Plan:
+        if self._plan is None or self._step >= len(self._plan.bindings):
+            raise EngineError("step was called without encode, or more than max_words times after it")
+        return self._plan
 
     def _plan_for(self, images: int, beams: int, steps: int) -> Plan:
         key = (images, beams, steps)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import Device, GraphPair, Manifest, TensorSpec
 from camscribe.runtime.pixels import Pixels
-from camscribe.runtime.search import Floats, Trace, initial_score
+from camscribe.runtime.search import Floats, Selection, Trace, initial_score
 
 _TRACE = ("token", "parent", "score", "ended_score", "ended_parent")
 """Rows of the trace; the first three are inputs of the next step, and all are outputs (some as ``next_*``)."""
@@ -81,6 +81,9 @@ class Plan:
         def padded(dtype: str, *shape: int) -> Buffer:
             return Buffer(runtime, device, dtype, (*shape[:-1], -(-shape[-1] // _ALIGNMENT) * _ALIGNMENT))
 
+        self._device, self._pair, self._sizes = device, pair, sizes
+        self._proposed: Buffer | None = None
+        self._proposals: dict[int, Any] = {}
         self._image = buffer(pair.encoder.inputs[0])
         self._encoded = {spec.name: buffer(spec) for spec in pair.encoder.outputs}
         self._small = {spec.name: buffer(spec) for spec in pair.decoder.inputs if spec.name in ("min_words", "bias")}
@@ -102,23 +105,16 @@ class Plan:
         self._trace.parent[0] = np.arange(beams)
         self._trace.score[0] = initial_score(images, beams)
         self._rows.upload()
-        encoded = {name: made.pointer for name, made in self._encoded.items()}
+        self._at = encoded = {name: made.pointer for name, made in self._encoded.items()}
         self.encoder_binding = _bind(encoder, device, pair.encoder.inputs, {"image": self._image.pointer}, sizes)
         _bind_outputs(self.encoder_binding, device, pair.encoder.outputs, encoded, sizes)
-        self.bindings = [self._decoder_binding(decoder, device, pair, sizes, encoded, step) for step in range(steps)]
+        self.bindings = [self._decoder_binding(decoder, step) for step in range(steps)]
         """Of each step."""
         self.options: list[Any] = [None] * steps
         """Of each step: what ``run_with_iobinding`` is told besides."""
 
-    def _decoder_binding(
-        self,
-        decoder: Any,
-        device: Device,
-        pair: GraphPair,
-        sizes: Mapping[str, int],
-        encoded: Mapping[str, int],
-        step: int,
-    ) -> Any:
+    def _decoder_binding(self, decoder: Any, step: int, log_prob: Buffer | None = None) -> Any:
+        pair, encoded = self._pair, self._at
         now, then = self._states[step % 2], self._states[(step + 1) % 2]
         inputs = {
             **{name: memory for name, memory in encoded.items() if name.startswith("memory.")},
@@ -132,10 +128,42 @@ class Plan:
             **{name: self._rows.row(_TRACE.index(name), step + 1) for name in ("ended_score", "ended_parent")},
             **{f"next_{name}": state.pointer for name, state in then.items()},
             "attention": self._attention.row(step),
+            **({} if log_prob is None else {"log_prob": log_prob.pointer}),
         }
-        binding = _bind(decoder, device, pair.decoder.inputs, inputs, sizes)
-        _bind_outputs(binding, device, pair.decoder.outputs, outputs, sizes)
+        binding = _bind(decoder, self._device, pair.decoder.inputs, inputs, self._sizes)
+        _bind_outputs(binding, self._device, pair.decoder.outputs, outputs, self._sizes)
         return binding
+
+    def proposal(self, runtime: ModuleType, decoder: Any, step: int) -> tuple[Any, Any]:
+        """Binding and options of a step whose log-probabilities the host wants; made when first asked for."""
+        if self._proposed is None:
+            spec = next(spec for spec in self._pair.decoder.outputs if spec.name == "log_prob")
+            self._proposed = Buffer(runtime, self._device, spec.dtype, _shape(spec, self._sizes))
+        if step not in self._proposals:
+            self._proposals[step] = self._decoder_binding(decoder, step, self._proposed)
+        options = None
+        if self.options[step] is not None:
+            options = runtime.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", "-1")  # recorded graphs have other outputs
+        return self._proposals[step], options
+
+    def log_prob(self) -> Floats:
+        """What the last proposal holds, float32 [B, K, V]."""
+        if self._proposed is None:
+            raise EngineError("log_prob was asked for before a proposal")
+        self._proposed.download()
+        return self._proposed.host
+
+    def choose(self, step: int, selection: Selection) -> None:
+        """Writes a selection over that of step ``step - 1``."""
+        if self._device != "cpu":
+            self._rows.download()  # the rows before are the device's
+        trace = self._trace
+        for column, value in zip(
+            (trace.token, trace.parent, trace.score, trace.ended_score, trace.ended_parent), selection, strict=True
+        ):
+            column[step] = value
+        self._rows.upload()
 
     def record_steps(self, runtime: ModuleType, first: int) -> None:
         """Gives each step's CUDA graph a number of its own, from ``first`` on: its addresses are those of no other."""
@@ -201,7 +229,7 @@ def _bind(
 def _bind_outputs(
     binding: Any, device: Device, specs: Sequence[TensorSpec], pointers: Mapping[str, int], sizes: Mapping[str, int]
 ) -> None:
-    """Binds the outputs that are wanted: ``log_prob`` is none of them, so it is never fetched."""
+    """Binds the outputs that are wanted; others, as a rule ``log_prob``, are never fetched."""
     for spec in specs:
         if spec.name in pointers:
             shape = _shape(spec, sizes)

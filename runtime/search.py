@@ -8,12 +8,15 @@ K live beams, those that are ``</s>`` and rank among the first K end there; the 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from camscribe.runtime.errors import OptionError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -68,7 +71,11 @@ class SearchOptions:
         if not 1 <= self.poll <= self.max_words:
             raise OptionError(f"poll is {self.poll}; expected 1 to max_words = {self.max_words}")
 
-    def override(self, **changes: object) -> SearchOptions:
+    def penalty(self, length: int) -> float:
+        """What a log-probability is divided by to become a score, for so many words, ``</s>`` counted."""
+        return float(float(length) ** self.length_penalty)
+
+    def override(self, **changes: object) -> Self:
         """A copy with the fields in ``changes`` that are not None replaced.
 
         Raises:
@@ -196,7 +203,7 @@ class StopState:
 
     def __init__(self, options: SearchOptions) -> None:
         self._options = options
-        self._final_penalty = float(options.max_words) ** options.length_penalty
+        self._final_penalty = options.penalty(options.max_words)
         self._best: list[float] = []
         self.ended: list[tuple[float, float, int, int]] = []
         """(score, log-probability, step, beam that ended) in the order of their ending."""
@@ -211,14 +218,14 @@ class StopState:
         self.steps = step + 1
         scores = trace.ended_score[step, image].tolist()
         if max(scores) > _ALIVE:
-            penalty = float(self.steps) ** options.length_penalty
+            penalty = options.penalty(self.steps)
             for log_prob, parent in zip(scores, trace.ended_parent[step, image].tolist(), strict=True):
                 if log_prob > _ALIVE:
                     self.ended.append((log_prob / penalty, log_prob, step, parent))
                     self._best.append(log_prob / penalty)
             self._best.sort(reverse=True)
             del self._best[options.nbest :]
-        best_live = trace.score.item(step, image, 0)  # the best comes first
+        best_live = max(trace.score[step, image].tolist())
         if best_live <= _ALIVE or self.steps >= options.max_words:
             self.done = True
         elif options.stop == "first_k":
@@ -268,7 +275,7 @@ def _rank(trace: Trace, image: int, state: StopState, options: SearchOptions) ->
     ]
     if len(result) < options.nbest and state.steps >= options.max_words:
         last = state.steps - 1
-        penalty = float(state.steps) ** options.length_penalty
+        penalty = options.penalty(state.steps)
         for beam, log_prob in enumerate(trace.score[last, image].tolist()):
             if log_prob > _ALIVE and len(result) < options.nbest:
                 # The live beam of row `last` is read as if a next step had ended it.

@@ -12,19 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.guided.guide import BAD_ENDINGS
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 from camscribe.train.text import words
 
 Tokenizer = Literal["ptb", "words", "spaces"]
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider")
-
-BAD_ENDINGS = frozenset(
-    words("""
-    a an the this that his her their its in on upon of with at to for by from into near before after and or
-    is are am was were as
-""")
-)
-"""Words a caption should not end with: the two lists of ruotianluo/self-critical.pytorch, and their like."""
 
 
 @dataclass(frozen=True)

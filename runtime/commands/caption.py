@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from camscribe.runtime.bundle import DEFAULT_BUNDLE
 from camscribe.runtime.caption import Caption, Sentence
 from camscribe.runtime.captioner import BATCH, Captioner
 from camscribe.runtime.commands.arguments import Parser, add_bundle_argument, add_device_arguments
 from camscribe.runtime.errors import OptionError, SourceError
 from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
 from camscribe.runtime.images import expand, read
 from camscribe.runtime.progress import ProgressBar
 from camscribe.runtime.threads import both
@@ -39,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     # Pillow is imported while the graphs are opened.
     loaded, _ = both(
-        lambda: Captioner.load(options.bundle, options.backend, options.precision, options.threads),
+        lambda: Captioner.load(_bundles(options), options.backend, options.precision, options.threads),
         lambda: importlib.import_module("PIL.JpegImagePlugin"),
     )
     with loaded as captioner:
@@ -51,6 +53,11 @@ def main(argv: Sequence[str]) -> int:
     return 1 if failed or problems else 0
 
 
+def _bundles(options: argparse.Namespace) -> Path | list[Path] | None:
+    bundle: Path | None = options.bundle
+    return [bundle or DEFAULT_BUNDLE, *options.ensemble] if options.ensemble else bundle
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="camscribe caption", description="Captions photographs.")
     parser.add_argument(
@@ -60,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         help="an image file, a folder of them, or a glob such as 'photos/**/*.jpg'",
     )
     add_bundle_argument(parser)
+    parser.add_argument(
+        "--ensemble",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="another bundle with the same words, whose probabilities are averaged in; may be given many times",
+    )
     search = parser.add_argument_group("search", "The defaults are the bundle's; camscribe info shows them.")
     search.add_argument("--beams", type=int, metavar="K", help="sentences followed at a time; 1 is greedy search")
     search.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
@@ -72,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--batch", type=int, default=BATCH, metavar="B", help=f"images captioned together (default: {BATCH})"
     )
+    add_guided_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print a JSON object for each image")
     output.add_argument("--out", type=Path, metavar="DIR", help="write a picture with its caption for each image")
@@ -89,6 +105,7 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
         max_words=options.max_words,
         min_words=options.min_words,
         nbest=options.nbest,
+        **guided_changes(options),
     )
     names = _picture_names(files)
     table = None if options.json else _Table(files)

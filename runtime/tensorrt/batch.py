@@ -12,7 +12,7 @@ from camscribe.runtime.cuda.arrays import DeviceImage
 from camscribe.runtime.cuda.driver import Shared
 from camscribe.runtime.manifest import Graph, GraphPair, Manifest
 from camscribe.runtime.pixels import Pixels, PixelSpec
-from camscribe.runtime.search import Floats, Trace, initial_score
+from camscribe.runtime.search import Floats, Selection, Trace, initial_score
 from camscribe.runtime.tensorrt.plan import TRACE, Plan, Span
 
 
@@ -83,7 +83,9 @@ class Batch:
         device.upload(self._shared, 0, plan.shared_bytes)
         self._spread = plan.spread(private)
         self._steps = [plan.decoder(private, shared, step) for step in range(steps)]
-        self._count = self._fetched = 0
+        self._fetched = 0
+        self.count = 0
+        """Images of the search that runs."""
 
     def start(self, images: Sequence[Pixels | DeviceImage], min_words: int, bias: Floats) -> None:
         """Encodes images and gives their states to the beams. Nothing may be running that reads its inputs.
@@ -93,7 +95,7 @@ class Batch:
             min_words: input of the decoder.
             bias: input of the decoder, float32 [V].
         """
-        self._count, self._fetched = len(images), 0
+        self.count, self._fetched = len(images), 0
         self._min_words[0] = min_words
         self._bias[:] = bias
         for place, image in zip(self._image, images, strict=False):
@@ -118,6 +120,25 @@ class Batch:
         """Runs steps ``first`` to ``last - 1``."""
         self._device.repeat((first, last), lambda: self._decode(first, last))
 
+    def propose(self, step: int) -> None:
+        """Runs a step, and lets the host see its ``log_prob`` after the device's next ``synchronize``."""
+        self.step(step, step + 1)
+        source, target = self.plan.unread["log_prob"], self.plan.log_prob
+        self._device.copy(self._shared.address + target.offset, self._private + source.offset, target.bytes)
+        self._device.download(self._shared, target.offset, target.end)
+
+    def log_prob(self) -> Floats:
+        """Of the step proposed last, float32 [B, K, V]; a view."""
+        return self._view(self.plan.log_prob)[: self.count]
+
+    def choose(self, step: int, selection: Selection) -> None:
+        """Writes a selection over that of step ``step``. Nothing may be running that reads it."""
+        self._device.download(self._shared, *self.plan.rows_of(step, step + 1))
+        self._device.synchronize()
+        for name, value in zip(TRACE, selection, strict=True):
+            self._column(name)[step + 1, : self.count] = value
+        self._device.upload(self._shared, *self.plan.rows_of(step, step + 1))
+
     def fetch(self, steps: int, *, attention: bool) -> None:
         """Lets the host see the first ``steps`` steps, after the device's next ``synchronize``."""
         if self._fetched < steps:
@@ -129,11 +150,11 @@ class Batch:
     def trace(self, steps: int, *, attention: bool) -> Trace:
         """The first ``steps`` steps, fetched before. Copies: the memory may be freed while a caller holds them."""
         rows = slice(1, steps + 1)
-        columns = [self._column(name)[rows, : self._count].copy() for name in TRACE]
+        columns = [self._column(name)[rows, : self.count].copy() for name in TRACE]
         plan, weights = self.plan, None
         if attention:
             used = self._attention[:steps, : plan.images * plan.beams * plan.positions]
-            weights = used.reshape(steps, plan.images, plan.beams, plan.positions)[:, : self._count].copy()
+            weights = used.reshape(steps, plan.images, plan.beams, plan.positions)[:, : self.count].copy()
         return Trace(columns[0], columns[1], columns[2], columns[3], columns[4], weights)
 
     def close(self) -> None:

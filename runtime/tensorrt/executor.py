@@ -15,7 +15,7 @@ from camscribe.runtime.cuda.arrays import DeviceImage
 from camscribe.runtime.errors import EngineError, NoEngineError
 from camscribe.runtime.manifest import GraphPair, Manifest
 from camscribe.runtime.pixels import Pixels
-from camscribe.runtime.search import Floats, SearchOptions, Trace
+from camscribe.runtime.search import Floats, SearchOptions, Selection, Trace
 from camscribe.runtime.tensorrt.batch import Batch, Device
 from camscribe.runtime.tensorrt.device import CudaMachine
 from camscribe.runtime.tensorrt.toolchain import EnginePair
@@ -109,9 +109,7 @@ class EngineExecutor:
 
     def step(self) -> None:
         """See ``Executor``. A whole interval between two looks is enqueued at its first step."""
-        machine = self._running()
-        if not self._batches or self._step >= self._steps:
-            raise EngineError("step was called without encode, or more than max_words times after it")
+        machine = self._next()
         if self._step == self._enqueued:
             last = min(self._enqueued + self._interval, self._steps)
             with self._on(machine, "decoding"):
@@ -119,6 +117,31 @@ class EngineExecutor:
                     batch.step(self._enqueued, last)
             self._enqueued = last
         self._step += 1
+
+    def propose(self) -> Floats:
+        """See ``Executor``. The host waits for each step, and copies the log-probabilities."""
+        machine = self._next()
+        if self._step != self._enqueued:
+            raise EngineError("propose was called between steps that are enqueued already")
+        with self._on(machine, "decoding"):
+            for batch in self._batches:
+                batch.propose(self._step)
+            machine.synchronize()
+        self._step = self._enqueued = self._step + 1
+        parts = [batch.log_prob() for batch in self._batches]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def choose(self, selection: Selection) -> None:
+        """See ``Executor``."""
+        machine = self._running()
+        if not self._batches or not self._step:
+            raise EngineError("choose was called without a step")
+        first = 0
+        with self._on(machine, "selecting"):
+            for batch in self._batches:
+                part = slice(first, first + batch.count)
+                batch.choose(self._step - 1, Selection._make(column[part] for column in selection))
+                first = part.stop
 
     def trace(self, *, attention: bool = False) -> Trace:
         """See ``Executor``. The result is a copy."""
@@ -154,6 +177,12 @@ class EngineExecutor:
         if self._machine is None:
             raise EngineError("this executor is closed; open it again")
         return self._machine
+
+    def _next(self) -> Machine:
+        machine = self._running()
+        if not self._batches or self._step >= self._steps:
+            raise EngineError("step was called without encode, or more than max_words times after it")
+        return machine
 
     def _open(self, machine: Machine, engines: EnginePair) -> None:
         rows, columns = self._manifest.attention_grid

@@ -82,6 +82,8 @@ class Plan:
         # Step by step, so that the steps since the last look are one piece.
         self.rows = shared.add("int32", (steps + 1, len(TRACE), _padded(images * beams)))
         self.attention = shared.add("float32", (steps, _padded(images * beams * self.positions)))
+        # For a host that selects by itself; behind everything else, so that no other copy takes it along.
+        self.log_prob = shared.add("float32", (images, beams, manifest.vocabulary_size))
         self.shared_bytes = shared.bytes
         self.encoded = {spec.name: self._add(private, spec) for spec in pair.encoder.outputs}
         states = [spec for spec in pair.decoder.inputs if spec.name.startswith("state.")]

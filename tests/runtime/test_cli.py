@@ -359,3 +359,18 @@ def test_the_peak_memory_of_a_large_photograph_stays_below_300_mb(toy_bundle: Bu
     _, err = done.communicate()
     assert done.returncode == 0
     assert int(err.split()[-1]) * 1024 < 300e6
+
+
+def test_guided_searches_and_ensembles_are_options(caption: Run, photos: Path, toy_bundle: Bundle) -> None:
+    def words(*options: object) -> list[list[str]]:
+        status, out, _ = caption(photos, "--json", *options)
+        assert status == 0
+        return [json.loads(line)["words"] for line in out.splitlines()]
+
+    assert words("--ensemble", toy_bundle.path) == words()
+    assert all("word8" in found for found in words("--contain", "word8"))
+    assert all(len(set(found)) == len(found) for found in words("--no-repeat", 1))
+    assert words("--sample", "--seed", 5) == words("--sample", "--seed", 5)
+    status, _, err = caption(photos, "--sample", "--contain", "word8")
+    assert status == 2
+    assert "sample and contain do not go together" in one_line(err)

@@ -31,10 +31,12 @@ from camscribe.runtime.cuda.driver import Shared
 from camscribe.runtime.errors import EngineError, NoEngineError
 from camscribe.runtime.executor import Choice
 from camscribe.runtime.executor import search as search_with
+from camscribe.runtime.guided.guide import Guide
+from camscribe.runtime.guided.options import GuidedOptions
 from camscribe.runtime.manifest import Graph, GraphPair
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session
 from camscribe.runtime.pixels import PixelSpec, reduce
-from camscribe.runtime.search import Hypothesis, Progress, SearchOptions, hypotheses
+from camscribe.runtime.search import Hypothesis, Progress, SearchOptions, Selection, hypotheses
 from camscribe.runtime.tensorrt.batch import Batch
 from camscribe.runtime.tensorrt.executor import EngineExecutor
 from camscribe.runtime.tensorrt.plan import ALIGNMENT, Plan
@@ -413,6 +415,27 @@ def test_batches_larger_than_an_engine_are_searched_side_by_side(
     assert len(machine.devices) == 20  # made once each, as many as are needed together
     executor.close()
     assert machine.closed
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_a_host_that_selects_gets_the_words_of_onnx_runtime(toy_bundle: Bundle, toy: Any, integrated: bool) -> None:
+    executor, _ = make_executor(toy_bundle, integrated=integrated)
+    plain = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1)
+    options, bias = GuidedOptions(beams=3, max_words=8, nbest=3, no_repeat=1), toy_bundle.vocabulary.bias()
+    for count in (1, 3, 2):
+        pixels = toy.images(count, seed=count)
+        found = []
+        for each in (executor, plain):
+            guide = Guide(options, toy_bundle.vocabulary, count)
+            each.encode(pixels, guide.executor_options, bias)
+            found.append(search_with(each, options, guide))
+        assert_same(*found, exact=False)
+        # The next search is the graph's own again, in the same memory.
+        executor.encode(pixels, options, bias)
+        assert_same(search_with(executor, options), expected(toy_bundle, pixels, options), exact=False)
+    executor.encode(toy.images(1), options, bias)
+    with pytest.raises(EngineError, match="choose was called without a step"):
+        executor.choose(Selection(*[np.zeros((1, 3), np.int32)] * 5))
 
 
 def test_engines_of_other_sizes_are_asked_for_once_and_used(toy_bundle: Bundle, toy: Any) -> None:

@@ -1,0 +1,86 @@
+"""Several bundles that caption together: the mean of their probabilities decides each word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import BundleError, EngineError
+from camscribe.runtime.pixels import Pixels
+from camscribe.runtime.search import Floats, SearchOptions, Selection, Trace, initial_score, select
+
+if TYPE_CHECKING:
+    from camscribe.runtime.cuda.arrays import DeviceImage
+    from camscribe.runtime.executor import Executor
+
+
+class EnsembleExecutor:
+    """Runs executors side by side. See ``camscribe.runtime.executor.Executor``; the attention is the first one's.
+
+    Args:
+        executors: owned from now on.
+        end_id: id of ``</s>``.
+    """
+
+    poll = 1
+
+    def __init__(self, executors: Sequence[Executor], end_id: int) -> None:
+        self._executors = list(executors)
+        self._end_id = end_id
+        self._bias: Floats | None = None
+        self._min_words = 0
+
+    def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
+        """See ``Executor``."""
+        for executor in self._executors:
+            executor.encode(images, options, bias)
+        self._bias, self._min_words = bias, options.min_words
+
+    def step(self) -> None:
+        """See ``Executor``."""
+        if self._bias is None:
+            raise EngineError("step was called without encode, or more than max_words times after it")
+        log_prob = self.propose()
+        trace = self._executors[0].trace()
+        step = trace.steps - 1
+        # The first row's beams are those of the start: one that lives, and the others dead.
+        score = trace.score[step - 1] if step else initial_score(*log_prob.shape[:2])
+        self.choose(select(log_prob, score, step, self._min_words, self._bias, self._end_id))
+
+    def propose(self) -> Floats:
+        """See ``Executor``."""
+        each = np.stack([executor.propose() for executor in self._executors])
+        most = each.max(axis=0)
+        mean: Floats = most + np.log(np.exp(each - most).mean(axis=0))
+        return mean
+
+    def choose(self, selection: Selection) -> None:
+        """See ``Executor``."""
+        for executor in self._executors:
+            executor.choose(selection)
+
+    def trace(self, *, attention: bool = False) -> Trace:
+        """See ``Executor``."""
+        return self._executors[0].trace(attention=attention)
+
+    def close(self) -> None:
+        """See ``Executor``."""
+        for executor in self._executors:
+            executor.close()
+
+
+def check_alike(bundles: Sequence[Bundle]) -> None:
+    """Refuses bundles that cannot caption together.
+
+    Raises:
+        BundleError: they have other words, or want other pixels.
+    """
+    first = bundles[0]
+    for other in bundles[1:]:
+        if other.vocabulary.tokens != first.vocabulary.tokens:
+            raise BundleError(f"{other.path}: has other words than {first.path}; an ensemble needs one vocabulary")
+        if other.manifest.pixels != first.manifest.pixels:
+            raise BundleError(f"{other.path}: wants other pixels than {first.path}; an ensemble needs one input size")

@@ -1,0 +1,266 @@
+"""Guided searches as a whole: against enumeration of every sentence, and through real graphs."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.caption import Caption
+from camscribe.runtime.captioner import Captioner
+from camscribe.runtime.errors import BundleError, OptionError
+from camscribe.runtime.guided.guide import Guide
+from camscribe.runtime.guided.options import GuidedOptions
+from camscribe.runtime.search import Hypothesis, Trace
+from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
+
+Prefix = tuple[int, ...]
+VOCABULARY = Vocabulary([*SPECIAL_TOKENS, "dog", "a", "runs"])
+END, DOG, A, RUNS = 2, 4, 5, 6
+
+
+@dataclass(frozen=True)
+class Table:
+    """Log-probabilities of the next word after any prefix, drawn from a seed."""
+
+    seed: int
+    end_shift: float = 0.0
+
+    @functools.lru_cache(maxsize=10_000)  # noqa: B019 - tables live as long as the test
+    def after(self, prefix: Prefix) -> np.ndarray:
+        logits = np.random.default_rng([self.seed, *prefix]).normal(0, 2, len(VOCABULARY))
+        logits[END] += self.end_shift
+        return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
+
+
+def search(tables: list[Table], options: GuidedOptions) -> list[list[Hypothesis]]:
+    """What ``camscribe.runtime.executor.search`` does with a guide, on tables in place of graphs."""
+    guide = Guide(options, VOCABULARY, len(tables))
+    beams = guide.executor_options.beams
+    prefixes: list[list[Prefix]] = [[()] * beams for _ in tables]
+    rows = []
+    for _ in range(options.max_words):
+        log_prob = np.stack([[table.after(p) for p in row] for table, row in zip(tables, prefixes, strict=True)])
+        chosen = guide.select(log_prob)
+        prefixes = [
+            [(*row[parent], int(token)) for parent, token in zip(parents, tokens, strict=True)]
+            for row, parents, tokens in zip(prefixes, chosen.next_parent, chosen.next_token, strict=True)
+        ]
+        rows.append(chosen)
+        trace = Trace(*(np.stack(column) for column in zip(*rows, strict=True)))
+        if guide.finished(trace):
+            break
+    return guide.hypotheses(trace)
+
+
+def everything(table: Table, options: GuidedOptions, allowed: Callable[[Prefix], bool]) -> list[tuple[float, Prefix]]:
+    """All ended sentences that are allowed, with their scores, best first."""
+    found = []
+    for length in range(options.max_words):
+        for words in itertools.product((DOG, A, RUNS), repeat=length):
+            if allowed(words) and length >= options.min_words:
+                total = np.float32(0)
+                for place, token in enumerate((*words, END)):
+                    total += table.after(words[:place])[token]
+                found.append((float(total) / options.penalty(length + 1), words))
+    return sorted(found, key=lambda item: -item[0])
+
+
+def repeats(words: Prefix, size: int) -> bool:
+    grams = [words[start : start + size] for start in range(len(words) - size + 1)]
+    return len(set(grams)) < len(grams)
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({"no_repeat": 1}, lambda words: not repeats(words, 1)),
+        ({"no_repeat": 2}, lambda words: not repeats(words, 2)),
+        ({"no_bad_endings": True}, lambda words: not words or words[-1] != A),
+        (
+            {"no_bad_endings": True, "no_repeat": 1},
+            lambda words: not repeats(words, 1) and words[-1:] != (A,),
+        ),
+        ({"length_rule": "gnmt", "length_penalty": 0.8}, lambda words: True),
+        ({"contain": ("dog",), "beams": 32, "max_words": 3}, lambda words: DOG in words),
+        ({"contain": ("dog|a",), "beams": 32, "max_words": 3}, lambda words: DOG in words or A in words),
+        ({"contain": ("dog", "a"), "beams": 16, "max_words": 3}, lambda words: DOG in words and A in words),
+        (
+            {"contain": ("dog",), "no_repeat": 1, "beams": 32, "max_words": 3},
+            lambda words: DOG in words and not repeats(words, 1),
+        ),
+    ],
+)
+@pytest.mark.parametrize("end_shift", [0.0, -3.0])
+def test_wide_enough_a_search_finds_the_best_of_all_allowed_sentences(
+    changes: dict[str, Any], allowed: Callable[[Prefix], bool], end_shift: float
+) -> None:
+    options = GuidedOptions(**{"beams": 64, "max_words": 4, "ban": ("<unk>",), **changes})
+    tables = [Table(seed, end_shift) for seed in range(12)]
+    for table, found in zip(tables, search(tables, options), strict=True):
+        score, words = everything(table, options, allowed)[0]
+        assert found[0].tokens == words
+        assert found[0].score == pytest.approx(score, rel=1e-5)
+        assert not found[0].truncated
+
+
+def test_options_that_never_bite_change_nothing() -> None:
+    tables = [Table(seed, -1.0) for seed in range(6)]
+    plain = search(tables, GuidedOptions(beams=4, nbest=4, max_words=8))
+    assert search(tables, GuidedOptions(beams=4, nbest=4, max_words=8, no_repeat=9)) == plain
+    groups = search(tables, GuidedOptions(beams=8, nbest=8, max_words=8, groups=2, diversity=0.0))
+    for wanted, found in zip(plain, groups, strict=True):
+        # Without diversity both groups search what one beam search of their width searches.
+        assert found[::2] == found[1::2] == wanted
+
+
+def test_groups_say_different_things() -> None:
+    tables = [Table(seed, -1.0) for seed in range(20)]
+    found = search(tables, GuidedOptions(beams=3, nbest=3, max_words=6, groups=3, diversity=5.0))
+    assert np.mean([len({item.tokens for item in image}) for image in found]) > 2.7
+
+
+@pytest.mark.parametrize("mode", [{"sample": True}, {"groups": 2}, {"contain": ("dog",)}, {"no_repeat": 1}])
+def test_an_image_alone_has_the_captions_it_has_in_a_batch(mode: dict[str, Any]) -> None:
+    tables = [Table(seed, -1.0) for seed in range(5)]
+    options = GuidedOptions(beams=4, nbest=4, max_words=6, **mode)
+    assert search(tables, options) == [search([table], options)[0] for table in tables]
+
+
+def test_samples_come_from_the_seed_and_greedy_ones_are_the_greedy_search() -> None:
+    tables = [Table(3, -1.0), Table(4, -1.0)]
+    first, again, other = (
+        search(tables, GuidedOptions(beams=6, nbest=6, max_words=8, sample=True, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    greedy = search(tables, GuidedOptions(beams=1, max_words=8, stop="first_k"))
+    for options in ({"top_k": 1}, {"top_p": 0.001}, {"temperature": 0.01}):
+        sampled = search(tables, GuidedOptions(beams=3, max_words=8, sample=True, **options))
+        assert [image[0].tokens for image in sampled] == [image[0].tokens for image in greedy]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"no_repeat": -1}, "no_repeat is -1; expected an integer from 0"),
+        ({"groups": 2}, "groups is 2; expected a divisor of beams = 3"),
+        ({"groups": 4}, "groups is 4; expected an integer from 1 to 3"),
+        ({"top_p": 0.0}, "top_p is 0.0; expected a number from 0.001 to 1"),
+        ({"temperature": "hot"}, "temperature is 'hot'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"length_rule": "mean"}, "length_rule is 'mean'; expected 'power' or 'gnmt'"),
+        ({"contain": "dog"}, "expected a list of words"),
+        ({"contain": ("a", "b", "c", "d", "e")}, "contain has 5 words, which takes 96 beams; expected at most 64"),
+        ({"sample": True, "groups": 3}, "sample and groups do not go together"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        GuidedOptions(**options)
+
+
+# -- through real graphs ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def captioner(toy_bundle: Bundle) -> Iterator[Captioner]:
+    with Captioner.load(toy_bundle.path, backend="cpu", threads=1) as loaded:
+        yield loaded
+
+
+def key(caption: Caption) -> list[tuple[Any, ...]]:
+    return [(item.words, item.log_prob, item.score, item.truncated) for item in caption.hypotheses]
+
+
+def test_the_host_selects_what_the_graph_selects(captioner: Captioner, toy: Any) -> None:
+    images = list(toy.images(6))
+    plain = captioner.caption(images, color="rgb", beams=4, nbest=4)
+    guided = captioner.caption(images, color="rgb", beams=4, nbest=4, no_repeat=20)
+    assert [key(caption) for caption in guided] == [key(caption) for caption in plain]
+    for mine, theirs in zip(guided, plain, strict=True):
+        for one, other in zip(mine.hypotheses, theirs.hypotheses, strict=True):
+            np.testing.assert_array_equal(one.attention, other.attention)
+
+
+def test_captions_keep_what_is_asked_of_them(captioner: Captioner, toy: Any) -> None:
+    images = list(toy.images(6))
+    plain = captioner.caption(images, color="rgb")
+    assert any(repeats(caption.words, 1) for caption in plain), "else the next line proves nothing"  # type: ignore[arg-type]
+    for caption in captioner.caption(images, color="rgb", no_repeat=1):
+        assert not repeats(caption.words, 1)  # type: ignore[arg-type]
+    for caption in captioner.caption(images, color="rgb", contain=("word7", "word9|word10")):
+        assert "word7" in caption.words
+        assert {"word9", "word10"} & set(caption.words)
+    with pytest.raises(OptionError, match="'cat', which is not a word that this model may say"):
+        captioner.caption(images[0], color="rgb", contain=("cat",))
+    with pytest.raises(OptionError, match="'word7', which is not a word that this model may say"):
+        captioner.caption(images[0], color="rgb", contain=("word7",), ban=("word7",))
+
+
+def test_a_length_rule_alone_leaves_the_selection_to_the_graph(captioner: Captioner, toy: Any) -> None:
+    caption = captioner.caption(toy.images(1)[0], color="rgb", length_rule="gnmt", length_penalty=0.6)
+    length = len(caption.words) + (not caption.truncated)
+    assert caption.score == pytest.approx(caption.log_prob / ((5 + length) / 6) ** 0.6)
+
+
+def test_an_ensemble_of_a_bundle_with_itself_is_the_bundle(captioner: Captioner, toy_bundle: Bundle, toy: Any) -> None:
+    images = list(toy.images(5))
+    with Captioner.load([toy_bundle.path] * 3, backend="cpu", threads=1) as together:
+        for changes in ({}, {"nbest": 3}, {"no_repeat": 2}):
+            mine = together.caption(images, color="rgb", **changes)
+            theirs = captioner.caption(images, color="rgb", **changes)
+            assert [caption.words for caption in mine] == [caption.words for caption in theirs]
+            assert [caption.log_prob for caption in mine] == pytest.approx([caption.log_prob for caption in theirs])
+
+
+def test_an_ensemble_decides_by_the_mean_of_probabilities(make_toy: Any, toy: Any, tmp_path: Any) -> None:
+    """Greedy, against a run of the two graphs by hand."""
+    folders = [make_toy(tmp_path / str(seed), type(toy)(seed=seed)) for seed in (0, 1)]
+    image = toy.images(1, seed=5)[0]
+    from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
+    from camscribe.runtime.search import SearchOptions, Selection
+
+    bundles = [Bundle.load(folder) for folder in folders]
+    executors = [OnnxRuntimeExecutor(bundle, "float32", "cpu", 1) for bundle in bundles]
+    bias = bundles[0].vocabulary.bias(("<unk>",))
+    for executor in executors:
+        executor.encode(image[None], SearchOptions(beams=1, max_words=8), bias)
+    words: list[int] = []
+    while len(words) < 8:
+        mean = np.log(np.mean([np.exp(executor.propose()[0, 0]) for executor in executors], axis=0)) + bias
+        word = int(mean.argmax())
+        if word == END:
+            break
+        words.append(word)
+        one, score = np.array([[word]], np.int32), np.zeros((1, 1), np.float32)
+        for executor in executors:
+            executor.choose(Selection(one, one * 0, score, score, one * 0))
+    with Captioner.load(folders, backend="cpu", threads=1) as together:
+        assert together.caption(image, color="rgb", beams=1).words == tuple(bundles[0].vocabulary.decode(words))
+    singles = [
+        Captioner.load(folder, backend="cpu", threads=1).caption(image, color="rgb", beams=1) for folder in folders
+    ]
+    assert singles[0].words != singles[1].words, "else a mean would prove nothing"
+
+
+def test_bundles_that_do_not_fit_together_are_refused(
+    toy_bundle: Bundle, make_toy: Any, toy: Any, tmp_path: Any
+) -> None:
+    for other, message in ((type(toy)(words=13), "other words"), (type(toy)(side=32), "other pixels")):
+        folder = make_toy(tmp_path / message.replace(" ", "-"), other)
+        with pytest.raises(BundleError, match=message):
+            Captioner.load([toy_bundle.path, folder])
+    with pytest.raises(OptionError, match="empty list"):
+        Captioner.load([])
+
+
+def test_the_gnmt_penalty_is_that_of_the_paper() -> None:
+    assert GuidedOptions(length_rule="gnmt", length_penalty=0.7).penalty(9) == pytest.approx(math.pow(14 / 6, 0.7))
