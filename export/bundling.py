@@ -32,6 +32,12 @@ LARGEST_DISTANCE = 1e-2
 CLOSE = 1e-3
 """Captions may differ where their scores are closer than this: two orders of summation may then choose differently."""
 
+_DECODERS = {
+    "soft_attention": "soft attention (Xu et al. 2015)",
+    "updown": "up-down (Anderson et al. 2018)",
+    "transformer": "transformer (Vaswani et al. 2017)",
+}
+
 Figures = dict[str, dict[str, Any]]
 
 
@@ -90,7 +96,7 @@ def export_bundle(
         schema=SCHEMA,
         kind="captioner",
         name=name,
-        architecture={"decoder": "soft attention (Xu et al. 2015)", **_architecture(checkpoint)},
+        architecture=_architecture(checkpoint),
         vocabulary_size=len(vocabulary),
         special_tokens=SpecialTokens(vocabulary.pad_id, vocabulary.start_id, vocabulary.end_id, vocabulary.unknown_id),
         pixels=spec,
@@ -180,8 +186,9 @@ def _refuse(figures: dict[str, Any]) -> None:
 
 
 def _architecture(checkpoint: Checkpoint) -> dict[str, Any]:
-    model = checkpoint.meta["config"]["model"]
-    return {key: value for key, value in model.items() if key != "weights"}
+    model = checkpoint.config.to_dict()["model"]
+    decoder = _DECODERS.get(model["decoder"], model["decoder"])
+    return {**{key: value for key, value in model.items() if key != "weights"}, "decoder": decoder}
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -211,4 +218,5 @@ def _run(meta: dict[str, Any]) -> dict[str, Any]:
             for entry in scored
         },
         "start": _run(meta["start"]) if meta.get("start") else None,
+        **({"imported": meta["imported"]} if "imported" in meta else {}),
     }

@@ -36,6 +36,9 @@ COMMANDS = {
     "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions on a split of the data"),
     "bench": _Command("camscribe.benchmarks.command:main", "cpu", "measure latency and quality, and write a report"),
     "export": _Command("camscribe.export.command:main", "export", "turn a checkpoint into a bundle"),
+    "import": _Command(
+        "camscribe.export.import_command:main", "export", "turn a checkpoint of another project into a bundle"
+    ),
 }
 _PIPELINE = ("torch", "torchvision", "safetensors", "lightning_fabric", "pycocoevalcap", "matplotlib", "tomli")
 _OPTIONAL = frozenset(("cv2", "onnxruntime", "onnx", "onnxscript", "tensorrt", "pycuda", *_PIPELINE))
