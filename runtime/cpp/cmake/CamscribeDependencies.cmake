@@ -47,7 +47,7 @@ if(NOT CAMSCRIBE_ONNXRUNTIME_INCLUDE_DIR)
   message(FATAL_ERROR
     "the headers of ONNX Runtime were not found: set ONNXRUNTIME_ROOT to the folder of a release, or see docs/cpp.md")
 endif()
-find_library(CAMSCRIBE_ONNXRUNTIME_LIBRARY NAMES onnxruntime libonnxruntime.so.1
+find_library(CAMSCRIBE_ONNXRUNTIME_LIBRARY NAMES onnxruntime libonnxruntime.so.1 libonnxruntime.so
   HINTS "${ONNXRUNTIME_ROOT}" ENV ONNXRUNTIME_ROOT PATH_SUFFIXES lib)
 target_include_directories(camscribe_dependencies SYSTEM INTERFACE "${CAMSCRIBE_ONNXRUNTIME_INCLUDE_DIR}")
 if(CAMSCRIBE_ONNXRUNTIME_LIBRARY)

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <opencv2/core.hpp>
 #include <string>
 #include <type_traits>
 
@@ -61,9 +60,6 @@ camscribe_status guarded(Body body) noexcept {
     return failed(error.status, error.what());
   } catch (const std::bad_alloc&) {
     return failed(CAMSCRIBE_MEMORY_ERROR, "memory ran out");
-  } catch (const cv::Exception& error) {
-    const bool memory = error.code == cv::Error::StsNoMem;
-    return failed(memory ? CAMSCRIBE_MEMORY_ERROR : CAMSCRIBE_INTERNAL_ERROR, error.err.c_str());
   } catch (const std::exception& error) {
     return failed(CAMSCRIBE_INTERNAL_ERROR, error.what());
   } catch (...) {

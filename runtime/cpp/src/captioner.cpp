@@ -1,6 +1,7 @@
 #include "captioner.hpp"
 
 #include <chrono>
+#include <opencv2/core.hpp>
 
 namespace camscribe::core {
 
@@ -10,6 +11,17 @@ using Clock = std::chrono::steady_clock;
 
 double ms(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double, std::milli>(end - begin).count();
+}
+
+// Runs what calls OpenCV, whose exceptions are its own.
+template <class Work>
+cv::Mat with_opencv(Work work) {
+  try {
+    return work();
+  } catch (const cv::Exception& error) {
+    if (error.code == cv::Error::StsNoMem) throw MemoryError("the image does not fit into memory");
+    throw Error(CAMSCRIBE_INTERNAL_ERROR, "OpenCV failed: " + one_line(error.what()));
+  }
 }
 
 template <class Number>
@@ -38,9 +50,9 @@ Captioner::Captioner(const std::filesystem::path& path, const LoadOptions& optio
 
 Caption Captioner::caption(const camscribe_image& image, const SearchOptions& options) {
   const auto begin = Clock::now();
-  const cv::Mat rgb = as_rgb(image);
+  const cv::Mat rgb = with_opencv([&] { return as_rgb(image); });
   const auto read = Clock::now();
-  const cv::Mat pixels = reduce(rgb, bundle.manifest.pixels);
+  const cv::Mat pixels = with_opencv([&] { return reduce(rgb, bundle.manifest.pixels); });
   const auto reduced = Clock::now();
   const std::vector<float> bias = bundle.vocabulary.bias(options.ban);
   std::unique_lock lock(mutex_);

@@ -87,7 +87,7 @@ Opened open_executor(const Bundle& bundle, const LoadOptions& options) {
     opened.executor = std::make_unique<FallbackExecutor>(std::move(opened.executor), bundle, options);
     return opened;
   } catch (const Error& error) {
-    if (error.status != CAMSCRIBE_ENGINE_ERROR && error.status != CAMSCRIBE_NO_ENGINE_ERROR) throw;
+    if (error.status == CAMSCRIBE_BUNDLE_ERROR || error.status == CAMSCRIBE_OPTION_ERROR) throw;
     return open_cpu_because(bundle, options,
                             {std::string("tensorrt: ") + error.what(), "cpu: taken, it works everywhere"});
   }

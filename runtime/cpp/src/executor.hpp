@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <opencv2/core/mat.hpp>
 #include <string>
 #include <vector>
 

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <future>
+#include <opencv2/core/mat.hpp>
 
+#include "onnxruntime_headers.hpp"
 #include "onnxruntime_library.hpp"
 #include "plan.hpp"
 #include "threads.hpp"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "errors.hpp"
+#include "onnxruntime_headers.hpp"
 
 #ifndef CAMSCRIBE_ONNXRUNTIME_LIBRARY
 #define CAMSCRIBE_ONNXRUNTIME_LIBRARY ""

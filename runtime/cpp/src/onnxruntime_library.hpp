@@ -6,13 +6,13 @@
 
 #include <string>
 
-#define ORT_API_MANUAL_INIT
-#include <onnxruntime_cxx_api.h>
-#undef ORT_API_MANUAL_INIT
+namespace Ort {
+struct Env;
+}
 
 namespace camscribe::core {
 
-// Loads ONNX Runtime, once a process, and prepares its C++ interface.
+// Loads ONNX Runtime, once a process, and prepares its C++ interface, which "onnxruntime_headers.hpp" has.
 //
 // file: the library; empty for $CAMSCRIBE_ONNXRUNTIME, else the one that CMake found, else the one that the loader finds.
 // Returns its version. Throws EngineError where it is missing or older than the headers that this was compiled with.

@@ -3,9 +3,11 @@
 
 #include <camscribe/camscribe.h>
 
-#include <opencv2/core/mat.hpp>
-#include <string>
 #include <vector>
+
+namespace cv {
+class Mat;
+}
 
 namespace camscribe::core {
 

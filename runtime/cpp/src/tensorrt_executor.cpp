@@ -4,6 +4,7 @@
 #include <cstring>
 #include <list>
 #include <map>
+#include <opencv2/core/mat.hpp>
 
 #include "engine_cache.hpp"
 #include "tensorrt_device.hpp"
