@@ -16,7 +16,8 @@ TensorSpecs read_tensors(const Json& list, const std::string& where, Problems& p
     TensorSpec spec{object.text("name"), object.choice("dtype", {"float32", "float16", "int32", "uint8"}), {}};
     for (const Json& size : object.list("shape")) {
       if (size.is_string()) {
-        spec.shape.emplace_back(size.get<std::string>());
+        const std::string name = size.get<std::string>();
+        spec.shape.emplace_back(name.empty() ? "?" : name);
       } else if (size.is_number_integer() && size.get<double>() >= 1 && size.get<double>() < 1e12) {
         spec.shape.emplace_back(size.get<std::int64_t>());
       } else {
@@ -73,7 +74,11 @@ std::map<std::string, FileEntry> read_files(const Json& value, const std::string
   std::map<std::string, FileEntry> files;
   for (const auto& [name, item] : value.items()) {
     Object object(item, where + "." + name.substr(0, 60), problems, {"bytes", "sha256"});
-    files[name] = {std::uint64_t(std::max(0.0, object.number("bytes"))), object.text("sha256")};
+    const double bytes = object.number("bytes");
+    if (item.is_object() && item.value("bytes", Json()).is_number_float()) {
+      problems.push_back(object.where("bytes") + " is " + shortened(item["bytes"]) + "; expected an integer");
+    }
+    files[name] = {bytes > 0 && bytes < 1e18 ? std::uint64_t(bytes) : 0, object.text("sha256")};
   }
   return files;
 }
