@@ -50,7 +50,7 @@ class TerminalProgress(Progress):
     def add(self, rows: list[Row]) -> None:
         self._bar.clear()
         for row in rows:
-            self._done += 1
+            self._done += row.get("shard") is None or row.get("index") is not None  # else a row about a shard
             if row.get("error") is not None:
                 self._failed += 1
                 if self._failed <= _NAMED:

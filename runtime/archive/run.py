@@ -41,6 +41,8 @@ UNIT_BATCHES = 16
 """Batches in a unit of work. At a kill each worker loses at most one unit."""
 _TASKS = 2000
 """Ray hands units out in so many portions at most: each costs it a millisecond, and the last ones should be small."""
+_SHARDS_HERE = 16
+"""The headers of so many shards are read sooner than Ray has started to do it."""
 _OBJECT_STORE_BYTES = 200_000_000
 """Only names and captions go through it, never pixels."""
 
@@ -148,10 +150,10 @@ def archive(
         table.begin(settings, constants)
         before = table.done
         units, broken = _units(ray, found, table, job)
-        if broken:
-            table.add(broken)
         run = _Run(ray, table, job, workers, gpus, progress)
         progress.begin(before, before + sum(unit.images for unit in units))
+        if broken:
+            run.add(broken)
         captioned = run.caption(units)
     return Summary(captioned, before, table.failed, tuple(found.problems))
 
@@ -172,7 +174,7 @@ class _Run:
                 died.append(unit)
             else:
                 captioned += len(rows)
-                self._add(rows)
+                self.add(rows)
         if not died:
             return captioned
         if not captioned and len(died) == len(units) and sum(unit.images for unit in units) > 1:
@@ -183,10 +185,11 @@ class _Run:
         singles = [single for unit in died for single in unit.singles()]
         for rows, single in self._pass(singles):
             captioned += 1
-            self._add(_fatal(self._job.root, single) if rows is None else rows)
+            self.add(_fatal(self._job.root, single) if rows is None else rows)
         return captioned
 
-    def _add(self, rows: list[Row]) -> None:
+    def add(self, rows: list[Row]) -> None:
+        """Keeps the rows of a unit, and tells of them."""
         self._table.add(rows)
         self._progress.add(rows)
 
@@ -226,8 +229,12 @@ def _units(ray: ModuleType, found: Found, table: Table, job: Job) -> tuple[list[
     broken: list[Row] = []
     if found.shards:
         shards = [(shard, table.members.get(shown(shard), [])) for shard in found.shards]
-        data = _dataset(ray, shards, min(len(shards), _TASKS)).map_batches(partial(cut, job.root, size), batch_size=1)
-        for shard, members, problem in sorted(_items(data), key=lambda item: str(item[0])):
+        cutter = partial(cut, job.root, size)
+        if len(shards) <= _SHARDS_HERE:
+            cuts: Iterator[Any] = map(pickle.loads, cutter({"item": packed(shards)})["item"])
+        else:
+            cuts = _items(_dataset(ray, shards, min(len(shards), _TASKS)).map_batches(cutter, batch_size=1))
+        for shard, members, problem in sorted(cuts, key=lambda item: str(item[0])):
             units += members
             if problem is not None and shown(shard) not in table.broken:
                 broken.append({"file": shown(shard), "shard": shown(shard), "error": shown(problem)})
