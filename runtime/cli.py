@@ -26,6 +26,7 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "caption": _Command("camscribe.runtime.commands.caption:main", "cpu", "caption photographs"),
+    "archive": _Command("camscribe.runtime.commands.archive:main", "ray", "caption folders and tar shards of any size"),
     "info": _Command("camscribe.runtime.commands.info:main", "cpu", "show what a bundle is and how good it is"),
     "doctor": _Command(
         "camscribe.runtime.commands.doctor:main", "cpu", "show what works on this machine and how to mend the rest"
@@ -41,7 +42,7 @@ COMMANDS = {
     ),
 }
 _PIPELINE = ("torch", "torchvision", "safetensors", "lightning_fabric", "pycocoevalcap", "matplotlib", "tomli")
-_OPTIONAL = frozenset(("cv2", "onnxruntime", "onnx", "onnxscript", "tensorrt", "pycuda", *_PIPELINE))
+_OPTIONAL = frozenset(("cv2", "onnxruntime", "onnx", "onnxscript", "tensorrt", "pycuda", "ray", "pyarrow", *_PIPELINE))
 """Modules that only some commands need. That any other is missing is a bug."""
 
 

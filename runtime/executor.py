@@ -27,6 +27,8 @@ Backend = Literal["auto", "cpu", "cuda", "cuda-graph", "tensorrt", "ort-tensorrt
 """``cuda`` is ONNX Runtime on a GPU, ``cuda-graph`` the same with each step recorded as a CUDA graph, ``ort-tensorrt``
 ONNX Runtime with its own TensorRT provider, ``tensorrt`` our executor on engines made by ``camscribe build``."""
 
+GPU_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")
+"""Device files of NVIDIA's drivers, on cards and on Jetsons. A container may be given another GPU than number 0."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -250,7 +252,7 @@ class _Told:
 
 def has_nvidia_gpu() -> bool:
     """Whether this machine shows an NVIDIA GPU, on a card or in a Jetson."""
-    return any(Path(path).exists() for path in ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu"))
+    return any(Path(path).exists() for path in GPU_NODES)
 
 
 def why_not(backend: Backend) -> str | None:

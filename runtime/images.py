@@ -12,7 +12,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -55,6 +56,8 @@ _FORMATS = (
 """(begin of the file, its plugin in Pillow, the plugin's class). Pillow itself would import five plugins for any image,
 and for an unknown one all it has, among them one that starts Ghostscript."""
 _ORIENTATION = 0x0112
+_LYING = (5, 6, 7, 8)
+"""Orientations whose rows are the viewer's columns."""
 
 
 DLPACK_GPU = (2, 13)
@@ -122,25 +125,56 @@ def read(path: Path, at_least: int | None = None) -> Pixels:
         if path.exists() and not path.is_file():
             raise SourceError(f"{path}: is not a regular file; expected an image file")
         with path.open("rb") as file:
-            head = file.read(16)
-            if not head:
-                raise SourceError(f"{path}: is empty; expected an image")
-            opener = _opener_of(head)
-            if opener is None:
-                raise SourceError(f"{path}: is not an image; expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF")
-            file.seek(0)
-            with opener(file) as image:
-                _check_size(image, str(path))
-                _decode_smaller(image, at_least)
-                return _guarded(image, str(path))
-    except SourceError:
-        raise
+            return decode(file, str(path), at_least).pixels
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file; expected an image") from error
+    except (OSError, ValueError) as error:  # a ValueError where the path holds a zero
+        raise SourceError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or _line(error)})") from error
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded image, and how large it is."""
+
+    pixels: Pixels
+    """[h, w, 3], RGB; smaller than the image where that sufficed."""
+    width: int
+    """Of the image as a viewer shows it."""
+    height: int
+
+
+def decode(file: BinaryIO, name: str, at_least: int | None = None) -> Photo:
+    """Decodes an open image file: one on a disk, in an archive or in memory.
+
+    Args:
+        file: from its first byte; must be able to seek.
+        name: what errors call it.
+        at_least: see ``read``.
+
+    Raises:
+        SourceError: it is empty, truncated, not an image, too large or not readable.
+    """
+    try:
+        head = file.read(16)
+        if not head:
+            raise SourceError(f"{name}: is empty; expected an image")
+        opener = _opener_of(head)
+        if opener is None:
+            raise SourceError(f"{name}: is not an image; expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF")
+        file.seek(0)
+        with opener(file) as image:
+            _check_size(image, name)
+            width, height = image.size
+            _decode_smaller(image, at_least)
+            pixels = _guarded(image, name)
+            lies = _orientation(image) in _LYING
+            return Photo(pixels, height, width) if lies else Photo(pixels, width, height)
+    except SourceError:
+        raise
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror or _line(error)})") from error
+        raise SourceError(f"{name}: cannot be read ({error.strerror or _line(error)})") from error
     except Exception as error:  # Pillow's header parsers raise whatever a damaged file makes them raise
-        raise SourceError(f"{path}: is a damaged image ({_line(error)})") from error
+        raise SourceError(f"{name}: is a damaged image ({_line(error)})") from error
 
 
 def expand(arguments: Iterable[str]) -> tuple[list[Path], list[SourceError]]:
@@ -159,7 +193,7 @@ def expand(arguments: Iterable[str]) -> tuple[list[Path], list[SourceError]]:
         path = Path(argument)
         try:
             if path.is_dir():
-                files = sorted(item for item in path.iterdir() if _looks_like_image(item) and item.is_file())
+                files = sorted(item for item in path.iterdir() if looks_like_image(item) and item.is_file())
                 if not files:
                     raise SourceError(f"{path}: holds no image files ({' '.join(sorted(SUFFIXES))})")
             elif not path.exists() and glob.has_magic(argument):
@@ -179,7 +213,8 @@ def expand(arguments: Iterable[str]) -> tuple[list[Path], list[SourceError]]:
     return found, problems
 
 
-def _looks_like_image(path: Path) -> bool:
+def looks_like_image(path: PurePath) -> bool:
+    """Whether a file found by search counts as an image, by its name alone."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
@@ -279,7 +314,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
     """Turns pixels as a viewer would; an unknown orientation counts as upright."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _LYING:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

@@ -208,7 +208,10 @@ def providers_for(device: Device, *, tensorrt: bool = False, graphs: bool = Fals
     cuda = ("CUDAExecutionProvider", _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if graphs else {}))
     if not tensorrt:
         return [cuda, "CPUExecutionProvider"]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camscribe" / "onnxruntime"
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camscribe" / "onnxruntime"
+    except RuntimeError as error:  # a user without a home, as in some containers
+        raise EngineError("there is no home folder to keep engines in; set XDG_CACHE_HOME to a folder") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

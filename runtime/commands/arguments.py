@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from camscribe.runtime.errors import OptionError
+
+if TYPE_CHECKING:
+    from camscribe.runtime.search import SearchChanges
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +36,31 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one per physical core)")
     group.add_argument("--verbose", action="store_true", help="say which backend was taken, and why")
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds ``--beams``, ``--length-penalty``, ``--max-words``, ``--min-words``, ``--ban`` and ``--nbest``."""
+    group = parser.add_argument_group("search", "The defaults are the bundle's; camscribe info shows them.")
+    group.add_argument("--beams", type=int, metavar="K", help="sentences followed at a time; 1 is greedy search")
+    group.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
+    group.add_argument("--max-words", type=int, metavar="N", help="a caption is cut there")
+    group.add_argument("--min-words", type=int, metavar="N", help="a caption does not end before")
+    group.add_argument(
+        "--ban", action="append", default=[], metavar="WORD", help="a word that may not appear; may be given many times"
+    )
+    group.add_argument("--nbest", type=int, metavar="N", help="sentences shown for an image, best first")
+    return group
+
+
+def search_changes(options: argparse.Namespace) -> SearchChanges:
+    """What the arguments of ``add_search_arguments`` change in the bundle's search, besides ``ban``."""
+    return {
+        "beams": options.beams,
+        "length_penalty": options.length_penalty,
+        "max_words": options.max_words,
+        "min_words": options.min_words,
+        "nbest": options.nbest,
+    }
 
 
 def add_bundle_argument(parser: argparse.ArgumentParser) -> None:

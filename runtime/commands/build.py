@@ -14,7 +14,8 @@ from typing import Any
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.commands.arguments import Parser
-from camscribe.runtime.errors import OptionError
+from camscribe.runtime.errors import EngineError, OptionError
+from camscribe.runtime.executor import why_not
 from camscribe.runtime.tensorrt import builder, versions
 from camscribe.runtime.tensorrt.engines import Built, build_engines, check_sizes
 
@@ -31,6 +32,9 @@ def main(argv: Sequence[str]) -> int:
     beams = bundle.manifest.search.beams if options.beams is None else options.beams
     check_sizes(options.batch, beams)
     versions.load(building=True)
+    missing = why_not("tensorrt")
+    if missing is not None:
+        raise EngineError(f"no engine can be built here: {missing}")
     from camscribe.runtime.cuda.driver import device_info
 
     device = device_info()

@@ -15,7 +15,13 @@ from typing import Any
 from camscribe.runtime.bundle import DEFAULT_BUNDLE
 from camscribe.runtime.caption import Caption, Sentence
 from camscribe.runtime.captioner import BATCH, Captioner
-from camscribe.runtime.commands.arguments import Parser, add_bundle_argument, add_device_arguments
+from camscribe.runtime.commands.arguments import (
+    Parser,
+    add_bundle_argument,
+    add_device_arguments,
+    add_search_arguments,
+    search_changes,
+)
 from camscribe.runtime.errors import OptionError, SourceError
 from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
@@ -75,15 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="another bundle with the same words, whose probabilities are averaged in; may be given many times",
     )
-    search = parser.add_argument_group("search", "The defaults are the bundle's; camscribe info shows them.")
-    search.add_argument("--beams", type=int, metavar="K", help="sentences followed at a time; 1 is greedy search")
-    search.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
-    search.add_argument("--max-words", type=int, metavar="N", help="a caption is cut there")
-    search.add_argument("--min-words", type=int, metavar="N", help="a caption does not end before")
-    search.add_argument(
-        "--ban", action="append", default=[], metavar="WORD", help="a word that may not appear; may be given many times"
-    )
-    search.add_argument("--nbest", type=int, metavar="N", help="sentences shown for an image, best first")
+    search = add_search_arguments(parser)
     search.add_argument(
         "--batch", type=int, default=BATCH, metavar="B", help=f"images captioned together (default: {BATCH})"
     )
@@ -98,15 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Namespace) -> int:
     """Captions and prints; returns how many files failed."""
-    search = captioner.options(
-        options.ban,
-        beams=options.beams,
-        length_penalty=options.length_penalty,
-        max_words=options.max_words,
-        min_words=options.min_words,
-        nbest=options.nbest,
-        **guided_changes(options),
-    )
+    search = captioner.options(options.ban, **search_changes(options), **guided_changes(options))
     names = _picture_names(files)
     table = None if options.json else _Table(files)
     failed = 0

@@ -65,9 +65,17 @@ def _libraries() -> Iterator[ctypes.CDLL]:
         if not re.search(r"libnvrtc\.so\.[0-9.]+$", file):  # libnvrtc.alt and the like
             continue
         try:
-            yield ctypes.CDLL(file)
+            library = ctypes.CDLL(file)
+            _load_builtins(Path(file))
+            yield library
         except OSError:
             continue
+
+
+def _load_builtins(library: Path) -> None:
+    """Loads what NVRTC itself looks for when it compiles: by its name alone, which finds nothing in pip's folders."""
+    for path in library.parent.glob("libnvrtc-builtins.so.*") if library.is_absolute() else ():
+        ctypes.CDLL(str(path))
 
 
 def _version(library: ctypes.CDLL) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from camscribe.runtime.doctor.machine import Machine
 from camscribe.runtime.doctor.report import Item
+from camscribe.runtime.executor import GPU_NODES
 
-_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"
 _TOOLKIT = "/usr/local/cuda"
@@ -60,7 +60,7 @@ def read_gpu(machine: Machine, *, jetson: bool) -> GpuFacts:
     found = re.search(r"ID=\"?([\w-]+)", "\n" + (machine.read("/etc/os-release") or "").replace("VERSION_ID", ""))
     return GpuFacts(
         hardware,
-        machine.exists(*_NODES),
+        machine.exists(*GPU_NODES),
         parse_driver(machine.read("/proc/driver/nvidia/version") or ""),
         machine.ask(["driver"], 60),
         found[1] if found else "",

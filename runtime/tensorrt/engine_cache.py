@@ -79,10 +79,11 @@ class EngineCache:
 
     def __init__(self, bundle: Bundle, user_cache: Path | None = None) -> None:
         path = bundle.path.resolve()
-        user = user_cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        user = user_cache or _user_cache()
         name = re.sub(r"[^\w.-]", "_", path.name)
         digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-        self.folders = (path.with_name(f"{path.name}.engines"), user / "camscribe" / f"{name}-{digest}.engines")
+        beside = path.with_name(f"{path.name}.engines")
+        self.folders = (beside, *([user / "camscribe" / f"{name}-{digest}.engines"] if user is not None else []))
         """Where engines are looked for, in this order, and written to, the first that can be."""
 
     def find(self, key: EngineKey) -> Path | None:
@@ -170,6 +171,15 @@ class EngineCache:
                 if isinstance(other, dict) and wanted.items() <= other.items():
                     found.append(other)
         return found
+
+
+def _user_cache() -> Path | None:
+    """The user's cache folder; None for a user who has neither it nor a home, as in some containers."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named) if named else Path.home() / ".cache"
+    except RuntimeError:
+        return None
 
 
 def _why_not_writable(folder: Path) -> str | None:

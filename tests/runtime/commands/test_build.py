@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import shutil
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from camscribe.runtime import executor
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.cli import main
 from camscribe.runtime.commands import build
-from camscribe.runtime.tensorrt import gate
+from camscribe.runtime.tensorrt import gate, versions
 from camscribe.runtime.tensorrt.audit import Audit
 from camscribe.runtime.tensorrt.engines import Built
 from camscribe.runtime.tensorrt.toolchain import EnginePair
@@ -38,6 +40,16 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.usefixtures("without_tensorrt")
 def test_without_tensorrt_one_line_says_what_to_install(capsys: pytest.CaptureFixture[str], toy_bundle: Bundle) -> None:
     assert 'pip install "camscribe[tensorrt]"' in fails(capsys, str(toy_bundle.path), "--precision", "fp32")
+
+
+def test_without_a_gpu_it_says_so_before_it_asks_for_what_only_a_gpu_needs(
+    capsys: pytest.CaptureFixture[str], toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "load", lambda *, building=False: None)
+    monkeypatch.setattr(executor, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # no PyCUDA
+    said = fails(capsys, str(toy_bundle.path), "--precision", "fp32")
+    assert said.startswith("camscribe: no engine can be built here: there is no NVIDIA GPU here, nor PyCUDA")
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,20 @@ def test_no_place_at_all_is_one_line_with_the_remedy(bundle: Bundle, tmp_path: P
     assert "\n" not in str(caught.value)
 
 
+def test_a_user_without_a_home_has_one_place_less(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number nobody gave a name."""
+
+    def no_home(_: object = None) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    cache = EngineCache(bundle)
+    assert cache.find(KEY) is None
+    assert cache.store(KEY, b"engine").parent == cache.folders[0]
+    assert len(cache.folders) == 1
+
+
 @not_root
 def test_a_read_only_folder_is_noticed(bundle: Bundle, tmp_path: Path) -> None:
     bundle.path.parent.chmod(0o500)
