@@ -16,13 +16,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import environment, portable, ratio
 from camscribe.benchmarks.peers import missing
 from camscribe.benchmarks.resnet import make_resnet_bundle
 from camscribe.benchmarks.results import SCHEMA, BundleId, Report, SectionResult, summary, write_report
 from camscribe.benchmarks.sections import Images, Section, beams, overhead, versus_tutorial
 from camscribe.runtime.bundle import MANIFEST, Bundle
-from camscribe.runtime.errors import CamscribeError, OptionError
+from camscribe.runtime.errors import OptionError
 from camscribe.runtime.images import expand, read
 from camscribe.runtime.search import SearchOptions
 from camscribe.runtime.threads import physical_cores
@@ -179,8 +180,4 @@ def _identify(bundle: Bundle) -> BundleId:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CamscribeError as error:
-        print(f"caption_speed: {error}", file=sys.stderr)
-        sys.exit(2)
+    scripts.end(main, "caption_speed")
