@@ -52,6 +52,12 @@ class Results:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read ({error}); benchmarks/README.md says how it is made") from error
 
+    def missing(self, name: str) -> list[str] | None:
+        """What stands where a study was not made yet; None where it was."""
+        if (self._folder / f"{name}.json").exists():
+            return None
+        return [f"Not measured yet: there is no `benchmarks/results/{name}.json`."]
+
     @cached_property
     def scaling(self) -> Scaling:
         """The scaling study."""
@@ -196,10 +202,12 @@ def scaling_where(results: Results) -> list[str]:
     """docs/scaling.md: on what the lines were measured."""
     made = results.scaling
     where, packages = made.environment, made.environment.packages
-    runs = min(point.runs for study in made.studies.values() for point in study.points)
+    runs = [point.runs for study in made.studies.values() for point in study.points]
+    if not runs:
+        return ["No lines were measured in the kept run; operations and bytes below are counted."]
     return [
         f"Measured on {where.cores} cores of {where.cpu}, ONNX Runtime {packages.get('onnxruntime', 'unknown')}, "
-        f"precision {made.precision}, {runs} runs of each value, on {where.date[:10]} "
+        f"precision {made.precision}, {min(runs)} runs of each value, on {where.date[:10]} "
         f"(load average before: {where.load_average:g})."
     ]
 
@@ -227,7 +235,11 @@ def projected_text(results: Results) -> list[str]:
 
 def training(results: Results) -> list[str]:
     """docs/scaling.md: throughput of training."""
+    if missing := results.missing("training_speed"):
+        return missing
     made = results.load("training_speed")
+    if not made["throughput"]:
+        return ["The rate was not measured in the kept run (`--rounds 0`)."]
     rows = []
     for item in made["throughput"]:
         setting = item["setting"]
@@ -241,6 +253,8 @@ def training(results: Results) -> list[str]:
 
 def training_time(results: Results) -> list[str]:
     """docs/scaling.md: time to a CIDEr."""
+    if missing := results.missing("training_speed"):
+        return missing
     made = results.load("training_speed")["time_to_cider"]
     if made is None:
         return ["Time to a CIDEr was not measured (`--until-cider`)."]

@@ -39,6 +39,7 @@ from camscribe.runtime.threads import physical_cores
 Times = tuple[float, float]
 """Seconds of the encoder and of all steps together."""
 
+_NO_ROUNDS = "nothing was timed (--rounds 0)"
 BEAMS = (1, 2, 3, 5, 8, 12)
 STEPS = (2, 5, 10, 15, 20)
 BATCH = (1, 2, 4, 8, 16)
@@ -166,7 +167,7 @@ def run(
         path: of the bundle, None for the default one.
         precision: None for the one taken on a CPU.
         photograph: captioned again and again.
-        rounds: timed runs of each value.
+        rounds: timed runs of each value; 0 leaves all lines out and counts operations and bytes only.
         models: also those that need random models of other sizes.
         report: told the name of the study that begins.
     """
@@ -183,14 +184,17 @@ def run(
         searches = {value: Search(path, precision, photograph, **setting) for value, setting in settings.items()}
         studies[varied] = _timed(varied, held, searches, rounds, held["steps"] if per_step else None)
 
-    make("beams", BEAMS, per_step=True)
-    make("steps", STEPS, per_step=False)
-    make("images", BATCH, per_step=False)
-    if cores > 1:
+    if rounds:
+        make("beams", BEAMS, per_step=True)
+        make("steps", STEPS, per_step=False)
+        make("images", BATCH, per_step=False)
+    if not rounds:
+        left_out |= dict.fromkeys(("beams", "steps", "images", "threads"), _NO_ROUNDS)
+    elif cores > 1:
         make("threads", sorted({1, 2, *(2**power for power in range(2, 8) if 2**power < cores), cores}), per_step=False)
     else:
         left_out["threads"] = "this machine has one core"
-    without = None if models else "no --models was given"
+    without = _NO_ROUNDS if not rounds else None if models else "no --models was given"
     without = without or missing("torch", "torchvision", "onnx", "safetensors")
     for varied, values in (("vocabulary", WORDS), ("positions", GRIDS)):
         if without:
@@ -236,12 +240,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, help="folder of the bundle (default: the one that comes with camscribe)")
     parser.add_argument("--precision", help="of the bundle (default: the one taken on a CPU)")
     parser.add_argument("--image", default="examples", help="photograph; of a folder the first (default: examples)")
-    parser.add_argument("--rounds", type=int, default=15, help="timed runs of each value (default: 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="timed runs of each value; 0: only count (default: 15)")
     parser.add_argument("--models", action="store_true", help="also vocabulary and positions; needs PyTorch and onnx")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
-    if not 1 <= options.rounds <= 100_000:
-        raise OptionError(f"--rounds is {options.rounds}; expected at least 1")
+    if not 0 <= options.rounds <= 100_000:
+        raise OptionError(f"--rounds is {options.rounds}; expected at least 0")
     scripts.prepare(options.out)
     files, problems = expand([options.image])
     if problems:

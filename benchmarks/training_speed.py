@@ -253,7 +253,7 @@ def until_cider(
         checkpoint: whose encoder both have; its decoder is forgotten.
         data: Flickr8k's folder.
         images: the first so many of its training split.
-        batch: images (ours), samples (tutorial) of a step.
+        batch: captions of a step.
         cider: to be reached; 1 is 100 %.
         limit_s: seconds of training after which a side gives up.
         threads: of the CPU.
@@ -270,9 +270,9 @@ def until_cider(
     with tempfile.TemporaryDirectory() as folder:
         new, run = Path(folder) / "new.safetensors", Path(folder) / "run"
         weights.write(new)
-        text = configuration(
-            new, weights, data, f"train[:{images}]", tune, Setting(0, captions, batch), MOST_EPOCHS, schedule=False
-        )
+        # Ours takes an image with all its captions: as many captions in a step on both sides.
+        setting = Setting(0, captions, max(1, batch // captions))
+        text = configuration(new, weights, data, f"train[:{images}]", tune, setting, MOST_EPOCHS, schedule=False)
         process = time_to_cider.start(text, run, Path(folder) / "cache", threads)
         ours = time_to_cider.train_ours(process, run, cider, limit_s)
         theirs = time_to_cider.train_tutorial(

@@ -14,7 +14,6 @@ import pytest
 from camscribe.benchmarks import peers
 from camscribe.benchmarks.peers import (
     PEERS,
-    bundle_weights,
     compiled,
     exported,
     host_search,
