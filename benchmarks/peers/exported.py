@@ -26,6 +26,7 @@ import numpy.typing as npt
 from camscribe.benchmarks.peers import missing
 from camscribe.benchmarks.peers.host_search import HostSearch
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import EngineError
 from camscribe.runtime.onnxruntime_executor import open_session
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import SearchOptions
@@ -80,6 +81,9 @@ def export(bundle: Bundle, checkpoint: Path | None, folder: Path) -> tuple[Path,
 
     Returns:
         Both files.
+
+    Raises:
+        EngineError: PyTorch cannot export it.
     """
     import torch
     from torch import Tensor, nn
@@ -102,33 +106,26 @@ def export(bundle: Bundle, checkpoint: Path | None, folder: Path) -> tuple[Path,
     image = torch.zeros(1, 3, spec.height, spec.width)
     with torch.no_grad():
         features, hidden, cell = (item.repeat(2, *[1] * (item.dim() - 1)) for item in encoder(image))
-    k = torch.export.Dim("k", min=1, max=64)
     word = torch.zeros(2, 1, dtype=torch.int64)
+    k = torch.export.Dim("k", min=1, max=64)
     files = folder / "encoder.onnx", folder / "decoder.onnx"
-    decoder_names = ["word", "features", "h", "c"], ["log_prob", "attention", "next_h", "next_c"]
-    # PyTorch's exporter tells much on the way.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(
-            encoder,
-            (image,),
-            files[0],
-            input_names=["image"],
-            output_names=["features", "h", "c"],
-            opset_version=OPSET,
-            dynamo=True,
-        )
-        torch.onnx.export(
-            tutorial.decoder,
-            (word, features, hidden, cell),
-            files[1],
-            input_names=decoder_names[0],
-            output_names=decoder_names[1],
-            dynamic_shapes=({0: k}, {0: k}, {0: k}, {0: k}),
-            opset_version=OPSET,
-            dynamo=True,
-        )
+    options: dict[str, Any] = {"opset_version": OPSET, "dynamo": True, "verbose": False}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # of PyTorch about itself
+            names = {"input_names": ["image"], "output_names": ["features", "h", "c"]}
+            torch.onnx.export(encoder, (image,), files[0], **names, **options)
+            names = {"input_names": ["word", "features", "h", "c"]}
+            names |= {"output_names": ["log_prob", "attention", "next_h", "next_c"]}
+            shapes = tuple({0: k} for _ in names["input_names"])
+            inputs = (word, features, hidden, cell)
+            torch.onnx.export(tutorial.decoder, inputs, files[1], dynamic_shapes=shapes, **names, **options)
+    except Exception as error:  # the exporter's errors have no base of their own
+        line = " ".join(str(error).split())[:300]
+        raise EngineError(
+            f"the tutorial's model cannot be exported with PyTorch {torch.__version__}: {line}"
+        ) from error
     return files
 
 
