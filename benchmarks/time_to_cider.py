@@ -62,12 +62,11 @@ class TimeToCider:
     """Tutorial / ours; None unless both reached it."""
 
 
-def compare(
-    cider: float, images: int, captions: int, tune: str, limit_s: float, ours: Course, theirs: Course
-) -> TimeToCider:
-    """Puts both sides together."""
-    ratio = None if ours.reached_s is None or theirs.reached_s is None else round(theirs.reached_s / ours.reached_s, 4)
-    return TimeToCider(cider, images, captions, tune, limit_s, ours, theirs, ratio)
+def ratio(ours: Course, theirs: Course) -> float | None:
+    """How many times as long the tutorial took; None unless both reached it."""
+    if ours.reached_s is None or theirs.reached_s is None:
+        return None
+    return round(theirs.reached_s / ours.reached_s, 4)
 
 
 def train_ours(
@@ -100,8 +99,8 @@ def train_ours(
                 epochs.append(now - began - scored)
             elif len(found) > len(ciders):
                 if not waiting:  # both came between two looks
-                    epochs.append(now - began - scored)
                     mark = now
+                epochs += [now - began - scored] * (len(found) - len(epochs))
                 ciders, waiting = found, False
                 scored += now - mark
             if ended or (ciders and (ciders[-1] >= cider or epochs[-1] > limit_s)):
