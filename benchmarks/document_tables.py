@@ -178,6 +178,30 @@ def bench(results: Results) -> list[str]:
     return lines[:-1]
 
 
+def targets(results: Results) -> list[str]:
+    """docs/bench.md: what was asked of the shipped bundle in int8 with the bundle's beams, and what was measured."""
+    report = results.bench
+    (row,) = [row for row in report.variants if (row.backend, row.precision) == ("cpu", "int8")]
+    peers = {peer.name: peer for peer in report.peers}
+    found: list[tuple[str, float | None, float, bool]] = [
+        (f"time of `{name}` / ours", peers[name].ratios.get(row.name) if name in peers else None, least, True)
+        for name, least in (("tutorial", 5.0), ("onnxruntime-by-hand", 2.0))
+    ]
+    batch = (
+        {} if isinstance(row.batch_sweep, Missing) else {point.value: point.images_per_s for point in row.batch_sweep}
+    )
+    gain = batch[16] / batch[1] if {1, 16} <= batch.keys() else None
+    found.append(("images a second, batch of 16 / batch of 1", gain, 1.5, True))
+    floor = None if isinstance(row.floor, Missing) else row.floor.ratio
+    found.append(("a caption / its floor", floor, 1.10, False))
+    rows = []
+    for what, value, limit, at_least in found:
+        met = "" if value is None else "met" if (value >= limit if at_least else value <= limit) else "missed"
+        asked = f"at {'least' if at_least else 'most'} {limit:g}"
+        rows.append((what, "not measured" if value is None else f"{value:.2f}", asked, met))
+    return table(("int8, two CPU cores", "measured", "asked", ""), rows)
+
+
 def limits(results: Results) -> list[str]:
     """docs/bench.md: what loses the rest, by the roofline of the kept report."""
     names = short_names(results.bench)
@@ -278,6 +302,7 @@ BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "speed-text": speed_text,
     "peers": peers,
     "bench": bench,
+    "targets": targets,
     "limits": limits,
     "scaling": scaling,
     "scaling-where": scaling_where,
