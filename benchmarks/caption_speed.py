@@ -1,10 +1,8 @@
 """Speed of captioning, as ratios of what is timed in turn in one run.
 
-    python -m camscribe.benchmarks.caption_speed --images examples --checkpoint CHECKPOINT --resnet \\
-        --out benchmarks/results/caption_speed.json
+    python -m camscribe.benchmarks.caption_speed --images examples --resnet --out benchmarks/results/caption_speed.json
 
-CHECKPOINT is what the bundle was exported from; without it the tutorial is left out, as is ResNet-101 without
-``--resnet``. See benchmarks/README.md for what is measured and what is not timed.
+ResNet-101 is left out without ``--resnet``. See benchmarks/README.md for what is measured and what is not timed.
 """
 
 from __future__ import annotations
@@ -18,12 +16,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import environment, portable, ratio
+from camscribe.benchmarks.peers import missing
 from camscribe.benchmarks.resnet import make_resnet_bundle
 from camscribe.benchmarks.results import SCHEMA, BundleId, Report, SectionResult, summary, write_report
 from camscribe.benchmarks.sections import Images, Section, beams, overhead, versus_tutorial
 from camscribe.runtime.bundle import MANIFEST, Bundle
-from camscribe.runtime.errors import CamscribeError, OptionError
+from camscribe.runtime.errors import OptionError
 from camscribe.runtime.images import expand, read
 from camscribe.runtime.search import SearchOptions
 from camscribe.runtime.threads import physical_cores
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="folder of the bundle (default: the one that comes with camscribe)")
     parser.add_argument("--images", nargs="+", default=["examples"], help="photographs to time (default: examples)")
-    parser.add_argument("--checkpoint", type=Path, help="checkpoint the bundle was exported from; needs PyTorch")
+    parser.add_argument("--checkpoint", type=Path, help="what the bundle was exported from (default: its own weights)")
     parser.add_argument("--compare", nargs="+", help="more photographs whose float32 tokens are compared, untimed")
     parser.add_argument("--resnet", action="store_true", help="measure ResNet-101, too; needs PyTorch and onnx")
     parser.add_argument("--only", choices=list(QUESTIONS), nargs="+", help="measure nothing else")
@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 def _why_not(name: str, options: argparse.Namespace) -> str | None:
     if options.only and name not in options.only:
         return "not asked for"
-    if name == "tutorial" and options.checkpoint is None:
-        return "no --checkpoint was named"
+    if name == "tutorial":
+        return missing("torch", "torchvision", "safetensors", "onnx")
     if name == "resnet" and not options.resnet:
         return "no --resnet was given"
     return None
@@ -180,8 +180,4 @@ def _identify(bundle: Bundle) -> BundleId:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CamscribeError as error:
-        print(f"caption_speed: {error}", file=sys.stderr)
-        sys.exit(2)
+    scripts.end(main, "caption_speed")

@@ -10,6 +10,7 @@ from pathlib import Path
 from camscribe.benchmarks import compare, report_html, report_markdown, schema, terminal, variants
 from camscribe.benchmarks.captions_quality import Split
 from camscribe.benchmarks.measure import portable
+from camscribe.benchmarks.peers import PEERS
 from camscribe.benchmarks.schema import Report
 from camscribe.benchmarks.session import Plan, Session
 from camscribe.runtime.commands.arguments import Parser
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one per physical core)")
     what.add_argument("--images", nargs="+", metavar="IMAGE", help=f"files, folders, globs (default: {EXAMPLES}/)")
     what.add_argument("--peers", nargs="+", default=[], metavar="NAME", help="others to measure beside, or all")
-    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="what the bundle was exported from, for peers")
+    what.add_argument("--checkpoint", type=Path, metavar="FILE", help="for peers (default: the bundle's own weights)")
     what.add_argument("--builds", action="store_true", help="build TensorRT engines anew, twice, and time it")
     what.add_argument("--no-energy", action="store_true", help="do not measure energy")
     what.add_argument("--no-roofline", action="store_true", help="do not measure what the machine can do at most")
@@ -116,6 +117,9 @@ def _check(options: argparse.Namespace) -> None:
         values = getattr(options, name)
         if any(not 1 <= value <= largest for value in values) or len(set(values)) < len(values):
             raise OptionError(f"--{name} are {values}; expected different numbers from 1 to {largest}")
+    unknown = [name for name in options.peers if name not in PEERS and options.peers != ["all"]]
+    if unknown:
+        raise OptionError(f"--peers has {unknown[0]!r}; expected all, or some of {', '.join(PEERS)}")
     if options.data is None and (options.split is not None or options.captions is not None):
         raise OptionError("--split and --captions need --data, the data set's folder")
 

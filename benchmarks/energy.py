@@ -1,4 +1,4 @@
-"""Joules per caption, from what the machine can tell: counters (NVML, RAPL) or rails that are looked at (Jetson).
+"""Joules per caption, from what the machine can tell: counters (NVML, RAPL), or a Jetson's rails (/sys, tegrastats).
 
 A machine that tells nothing, or lets only root read, answers with the reason. Idle power is not subtracted: the joules
 are those of everything that the meter sees while captions are made without a pause.
@@ -8,29 +8,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from camscribe.benchmarks import jetson_power
+from camscribe.benchmarks.meter import Meter, Watcher
 from camscribe.benchmarks.schema import Missing
-
-INTERVAL_S = 0.05
-"""Between two looks at a power in watts."""
-
-
-class Meter(NamedTuple):
-    """Something that tells energy or power."""
-
-    source: str
-    scope: str
-    """What it sees: the package of the CPU, the GPU, the whole board."""
-    kind: str
-    """``joules``, a counter, or ``watts``."""
-    read: Callable[[], float]
-    wraps_at: float = 0.0
-    """Joules at which a counter begins again at 0; 0 for never."""
 
 
 def measure(work: Callable[[], int], root: Path = Path("/")) -> dict[str, Any] | Missing:
@@ -46,7 +31,7 @@ def measure(work: Callable[[], int], root: Path = Path("/")) -> dict[str, Any] |
     meters, reasons = find(root)
     if not meters:
         return Missing(f"not measurable here: {'; '.join(reasons)}")
-    watchers = [_Watcher(meter) for meter in meters]
+    watchers = [Watcher(meter) for meter in meters]
     start = time.perf_counter()
     for watcher in watchers:
         watcher.start()
@@ -54,7 +39,9 @@ def measure(work: Callable[[], int], root: Path = Path("/")) -> dict[str, Any] |
         captions = work()
     finally:
         joules = [watcher.stop() for watcher in watchers]
-    seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        for meter in meters:
+            meter.close()
     if captions < 1:
         return Missing("no caption was made while the energy was read")
     rows, failed = [], list(reasons)
@@ -79,56 +66,13 @@ def find(root: Path = Path("/")) -> tuple[list[Meter], list[str]]:
     """The meters that can be read, and why the others cannot."""
     meters: list[Meter] = []
     reasons: list[str] = []
-    for look in (_rapl, _rails, _nvidia):
+    for look in (_rapl, jetson_power.meters, _nvidia):
         found = look(root)
         if isinstance(found, str):
             reasons.append(found)
         else:
             meters += found
     return meters, reasons
-
-
-class _Watcher:
-    """Reads one meter from ``start`` to ``stop``; a power is summed by the trapezoid rule."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-        self._stop = threading.Event()
-        self._problem = ""
-        self._joules = 0.0
-        self._thread = threading.Thread(target=self._look, name=meter.source, daemon=True)
-
-    def start(self) -> None:
-        self._last, self._at = self._read(), time.perf_counter()
-        self._thread.start()
-
-    def stop(self) -> float | str:
-        """Joules, or what went wrong."""
-        self._stop.set()
-        self._thread.join()
-        self._add()
-        return self._problem or self._joules
-
-    def _look(self) -> None:
-        # Counters are looked at too, so that one that wraps is noticed.
-        while not self._stop.wait(INTERVAL_S if self._meter.kind == "watts" else 1.0):
-            self._add()
-
-    def _add(self) -> None:
-        value, now = self._read(), time.perf_counter()
-        if self._meter.kind == "watts":
-            self._joules += (self._last + value) / 2 * (now - self._at)
-        else:
-            more = value - self._last
-            self._joules += more + self._meter.wraps_at if more < 0 else more
-        self._last, self._at = value, now
-
-    def _read(self) -> float:
-        try:
-            return self._meter.read()
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            self._problem = self._problem or f"could not be read during the run ({error})"
-            return 0.0
 
 
 def _rapl(root: Path) -> list[Meter] | str:
@@ -144,34 +88,11 @@ def _rapl(root: Path) -> list[Meter] | str:
             limit = _micro(zone / "max_energy_range_uj")
             name = (zone / "name").read_text(encoding="utf-8").strip()
         except PermissionError:
-            return f"{file} may be read by root only"
+            return f"{file} may be read by root only (sudo chmod a+r {file} lets everyone, until the next start)"
         except (OSError, ValueError) as error:
             return f"{file} cannot be read ({error})"
         found.append(Meter(f"RAPL {name}", "CPU package", "joules", lambda f=file: _micro(f), limit))  # type: ignore[misc]
     return found
-
-
-def _rails(root: Path) -> list[Meter] | str:
-    """The input rail of a Jetson's INA3221, which tegrastats shows, too: millivolts times milliamperes."""
-    for label in sorted(root.glob("sys/class/hwmon/hwmon*/in*_label")):
-        try:
-            name = label.read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        if name not in ("VDD_IN", "VIN", "5V_IN"):
-            continue
-        number = label.name.removeprefix("in").removesuffix("_label")
-        volts, amperes = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
-
-        def watts(volts: Path = volts, amperes: Path = amperes) -> float:
-            return int(volts.read_text()) * int(amperes.read_text()) / 1e6
-
-        try:
-            watts()
-        except (OSError, ValueError) as error:
-            return f"{volts} cannot be read ({error})"
-        return [Meter(f"INA3221 {name}", "whole board", "watts", watts)]
-    return "there are no power rails of a Jetson (/sys/class/hwmon)"
 
 
 def _nvidia(root: Path) -> list[Meter] | str:

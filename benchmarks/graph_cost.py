@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camscribe.runtime.errors import BundleError
+from camscribe.runtime.tensorrt.onnx_file import Graph
 
 _BYTES = {"float": 4, "float16": 2, "double": 8, "int64": 8, "uint64": 8, "int32": 4, "uint32": 4}
 Shape = tuple[str, tuple[int, ...]]
@@ -103,6 +104,11 @@ def _profile(path: Path, options: Any, names: list[str], feeds: Mapping[str, npt
             session.run(names, feeds)
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return events
+
+
+def nodes(path: Path) -> int:
+    """Operators of a graph as it is written, before any fusion."""
+    return len(Graph(path.read_bytes()).nodes)
 
 
 def inputs(session: Any, sizes: Mapping[str, int]) -> dict[str, npt.NDArray[Any]]:

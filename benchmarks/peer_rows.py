@@ -15,7 +15,7 @@ from camscribe.benchmarks.schema import Missing, PeerRow
 from camscribe.benchmarks.statistics import paired_ratio, spread
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import Captioner
-from camscribe.runtime.errors import CamscribeError, OptionError
+from camscribe.runtime.errors import CamscribeError
 from camscribe.runtime.pixels import Pixels, reduce
 
 if TYPE_CHECKING:
@@ -41,22 +41,16 @@ def open_peers(plan: Plan, bundle: Bundle, folder: Path) -> tuple[dict[str, Runn
     """Opens the peers that were asked for.
 
     Args:
-        plan: names them, ``all`` for all.
+        plan: names them, known ones, ``all`` for all.
         bundle: that they are measured beside.
         folder: for what they write.
 
     Returns:
         Those that work, and why the others do not.
-
-    Raises:
-        OptionError: a name is unknown.
     """
     if not plan.peers:
         return {}, {}
     names = list(PEERS) if plan.peers == ("all",) else list(plan.peers)
-    for name in names:
-        if name not in PEERS:
-            raise OptionError(f"--peers has {name!r}; expected all, or some of {', '.join(PEERS)}")
     running: dict[str, Running] = {}
     left_out: dict[str, str] = {}
     pixels = tuple(reduce(image, bundle.manifest.pixels) for image in plan.images.values())

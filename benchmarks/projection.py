@@ -1,28 +1,25 @@
 """What a caption costs at least on machines that we do not have: a projection by the roofline, never a measurement.
 
-    python -m camscribe.benchmarks.projection --checkpoint CHECKPOINT
+    python -m camscribe.benchmarks.projection [BUNDLE]
 
 A graph takes at least as long as moving its weights and memory through the device's memory once, and as long as its
-products take at the published rate; the larger of both is its bound. docs/scaling.md holds the result and says what it
-leaves out.
+products take at the published rate; the larger of both is its bound. Both are counted from the graphs (graph_cost.py).
+docs/scaling.md holds the result and says what it leaves out.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from camscribe.runtime.errors import CamscribeError, OptionError
-
-if TYPE_CHECKING:
-    from camscribe.benchmarks.peers.tutorial_weights import Weights
-
-_HALF = 2
-"""Bytes of a number in fp16."""
+from camscribe.benchmarks import graph_cost, scripts
+from camscribe.benchmarks.peers import usual_steps
+from camscribe.benchmarks.report_markdown import table
+from camscribe.benchmarks.scaling_results import Graph
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,11 @@ class Cost:
     """What a graph must at least do for one image."""
 
     bytes: int
-    """Through the memory of the device: weights and inputs read once."""
+    """Through the memory of the device: weights, and the image's features, read once."""
     operations: int
     """Of its products, multiplication and addition counted apart."""
     passed_bytes: int = 0
-    """What its layers hand to each other, written and read: through memory too, where it does not stay in a cache."""
+    """What its products read and write besides: through memory too, where it does not stay in a cache."""
 
 
 @dataclass(frozen=True)
@@ -79,81 +76,83 @@ def bound(cost: Cost, machine: Machine, *, cached: bool = True) -> Bound:
     return Bound(max(memory, arithmetic), "memory" if memory >= arithmetic else "arithmetic")
 
 
-def costs(weights: Weights, beams: int) -> tuple[Cost, Cost]:
-    """Of the encoder, and of one decoder step, of a checkpoint in fp16."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+def count(bundle: Bundle, beams: int, threads: int = 1) -> dict[str, Graph]:
+    """Operations and bytes of the encoder for one image, and of one decoder step.
 
-    peer = weights.tutorial()
-    model = weights.model
-    passed = 0
+    Args:
+        bundle: whose float32 graphs are counted.
+        beams: K.
+        threads: of the CPU, which runs each graph some times to learn its sizes.
 
-    def count(module: torch.nn.Module, taken: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
-        nonlocal passed
-        passed += _HALF * (taken[0].numel() + made.numel())
+    Raises:
+        BundleError: a graph does not run with so many beams.
+    """
+    counted = {}
+    for name in ("encoder", "decoder"):
+        cost = graph_cost.cost(bundle.graph("float32", name), {"B": 1, "K": beams}, threads, runs=1)
+        half = "fp16" if "fp16" in bundle.manifest.precisions else "float32"
+        counted[name] = Graph(
+            macs=sum(cost.macs.values()),
+            weight_bytes=cost.weight_bytes,
+            activation_bytes=cost.activation_bytes,
+            nodes=graph_cost.nodes(bundle.graph(half, name)),
+        )
+    return counted
 
-    for module in peer.encoder.modules():
-        if isinstance(module, torch.nn.Conv2d):  # what stands between two is fused into one of them
-            module.register_forward_hook(count)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        grid = peer.encoder(torch.zeros(1, 3, model["image_height"], model["image_width"]))
-    positions, width = grid.shape[1] * grid.shape[2], grid.shape[3]
-    made = {name: value for name, value in weights.tensors.items() if value.dim() > 1}
-    in_encoder = ("backbone.", "decoder.project.", "decoder.keys.", "decoder.initial.")
-    encoder_weights = sum(value.numel() for name, value in made.items() if name.startswith(in_encoder))
-    keys, initial = made["decoder.keys.weight"].numel(), made["decoder.initial.weight"].numel()
-    encoder = Cost(_HALF * encoder_weights, counter.get_total_flops() + 2 * (positions * keys + initial), passed)
-    rest = {name: value for name, value in made.items() if not name.startswith(in_encoder)}
-    attention = len(made["decoder.keys.weight"])
-    step_weights = sum(value.numel() for value in rest.values())
-    # An embedding is looked up; where it also makes the words, it is counted as that matrix.
-    looked_up = 0 if "decoder.word_bias" in weights.tensors else rest["decoder.embedding.weight"].numel()
-    products = step_weights - looked_up
-    memory = positions * (width + attention)
-    step = Cost(_HALF * (products + memory), 2 * beams * (products + memory))
+
+def costs(graphs: Mapping[str, Graph]) -> tuple[Cost, Cost]:
+    """Of the encoder, and of one decoder step, in half precision."""
+    encoder, step = (
+        Cost(graphs[name].weight_bytes // 2, 2 * graphs[name].macs, graphs[name].activation_bytes // 2)
+        for name in ("encoder", "decoder")
+    )
     return encoder, step
 
 
-def table(encoder: Cost, step: Cost, steps: int) -> str:
-    """The projection as a table in Markdown."""
-    rows = [
-        "| machine | memory, GB/s | fp16, TFLOPS | encoder, ms | a step, ms | caption, ms | limited by |",
-        "|---|---|---|---|---|---|---|",
-    ]
+HEAD = ("machine", "memory, GB/s", "fp16, TFLOPS", "encoder, ms", "a step, ms", "caption, ms", "limited by")
+
+
+def rows(encoder: Cost, step: Cost, steps: int) -> list[tuple[str, ...]]:
+    """The projection, a row for each machine, under ``HEAD``."""
+    made = []
     for machine in MACHINES:
         best, worst, each = bound(encoder, machine), bound(encoder, machine, cached=False), bound(step, machine)
         low, high = best.ms + steps * each.ms, worst.ms + steps * each.ms
-        rows.append(
-            f"| {machine.name} | {machine.bandwidth_gb_per_s:g} | {machine.fp16_tflops:g} | {best.ms:.2f} to "
-            f"{worst.ms:.2f} | {each.ms:.3f} | {low:.2f} to {high:.2f} | encoder {worst.by}, steps {each.by} |"
+        made.append(
+            (
+                machine.name,
+                f"{machine.bandwidth_gb_per_s:g}",
+                f"{machine.fp16_tflops:g}",
+                f"{best.ms:.2f} to {worst.ms:.2f}",
+                f"{each.ms:.3f}",
+                f"{low:.2f} to {high:.2f}",
+                f"encoder {worst.by}, steps {each.by}",
+            )
         )
-    return "\n".join(rows)
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the projection; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of camscribe; needs PyTorch")
-    parser.add_argument("--beams", type=int, default=3, help="K (default: 3)")
-    parser.add_argument("--steps", type=int, default=11, help="of a caption (default: 11)")
+    parser.add_argument("bundle", nargs="?", type=Path, help="a folder (default: the bundle that comes with camscribe)")
+    parser.add_argument("--beams", type=int, help="K (default: the bundle's)")
+    parser.add_argument("--steps", type=int, help="of a caption (default: of an ordinary one of the bundle)")
     options = parser.parse_args(argv)
-    if options.beams < 1 or options.steps < 1:
-        raise OptionError(f"--beams {options.beams} --steps {options.steps}; expected 1 or more of each")
-    from camscribe.benchmarks.peers.tutorial_weights import Weights
-
-    encoder, step = costs(Weights.read(options.checkpoint), options.beams)
+    for name in ("beams", "steps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} is {value}; expected 1 or more")
+    bundle = Bundle.load(options.bundle)
+    encoder, step = costs(count(bundle, options.beams or bundle.manifest.search.beams))
     for name, cost in (("encoder", encoder), ("step", step)):
         print(
             f"{name}: {cost.bytes / 1e6:.2f} MB, {cost.operations / 1e6:.0f} million operations, "
             f"{cost.passed_bytes / 1e6:.2f} MB between layers"
         )
-    print(table(encoder, step, options.steps))
+    print("\n".join(table(HEAD, rows(encoder, step, options.steps or usual_steps(bundle)))))
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CamscribeError as error:
-        print(f"projection: {error}", file=sys.stderr)
-        sys.exit(2)
+    scripts.end(main, "projection")

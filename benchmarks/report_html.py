@@ -1,42 +1,43 @@
-"""A report as one HTML file: no script, no foreign host; pictures are inline SVG made here."""
+"""A report as one HTML file: no script, no foreign host; pictures are inline SVG (report_plots.py)."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from camscribe.benchmarks import report_plots as plots
 from camscribe.benchmarks.report_markdown import plain
-from camscribe.benchmarks.report_tables import PARTIAL, protocol, remarks, tables
-from camscribe.benchmarks.schema import Missing, Report
+from camscribe.benchmarks.report_tables import PARTIAL, protocol, remarks, short_names, tables
+from camscribe.benchmarks.schema import Missing, Quality, Report
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F", "#8C564B")
-"""Of Okabe and Ito, which colour-blind people can tell apart, and two more: a caption has nine stages."""
-_STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:auto;
-padding:1rem}
-.wide{overflow-x:auto}table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:right;white-space:nowrap;
-border-bottom:1px solid #8886}td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}
-svg text{fill:currentColor;font-size:13px}.env td{text-align:left;white-space:normal;overflow-wrap:anywhere}"""
+_STYLE = """
+:root{color-scheme:light dark;--line:#8885}
+body{font:16px/1.5 system-ui,sans-serif;max-width:84rem;margin:auto;padding:.75rem}
+h1{font-size:1.5rem}h2{font-size:1.2rem;margin:2rem 0 .5rem}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1.5rem}
+figure{margin:0;max-width:34rem}figcaption{font-weight:600;margin-bottom:.4rem}
+svg{display:block;width:100%;height:auto}svg text{fill:currentColor;font-size:13px}
+.legend{display:flex;flex-wrap:wrap;gap:.1rem 1rem;list-style:none;padding:0;margin:.5rem 0;font-size:.9rem}
+.legend i{display:inline-block;width:.8em;height:.8em;margin-right:.4em;border-radius:2px}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
+td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:Canvas}
+.env td,.env td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere;vertical-align:top}
+li{overflow-wrap:anywhere}.partial{border:2px solid #D55E00;padding:.5rem}
+@media(max-width:40rem){td:first-child,th:first-child{white-space:normal;min-width:7rem;max-width:9rem}}
+@media print{.wide{overflow:visible}}
+"""
 
 
 def render(report: Report) -> str:
     """The whole report as HTML."""
     body = ["<h1>camscribe bench</h1>"]
     if report.partial:
-        body.append(f"<p><strong>{PARTIAL}</strong></p>")
+        body.append(f"<p class=partial><strong>{PARTIAL}</strong></p>")
     body.append(f"<p>{escape(protocol(report))}</p>")
     first, *others = tables(report)
     body += [f"<h2>{first.title}</h2>", _table(first.head, first.rows)]
-    latencies = {variant.name: variant.samples_ms for variant in report.variants}
-    latencies |= {f"peer {peer.name}": peer.samples_ms for peer in report.peers}
-    body += ["<h2>Latency, ms</h2>", distribution({k: v for k, v in latencies.items() if v})]
-    stacks = {
-        v.name: {name: stage.time_ms.mean * stage.per_caption for name, stage in v.stages.items()}
-        for v in report.variants
-        if not isinstance(v.stages, Missing)
-    }
-    if stacks:
-        body += ["<h2>Stages of a caption, ms</h2>", stack(stacks)]
+    body += ["<h2>Pictures</h2><div class=plots>", *_figures(report), "</div>"]
     for each in others:
         body += [f"<h2>{escape(each.title)}</h2>", _table(each.head, each.rows)]
     notes = remarks(report)
@@ -48,44 +49,62 @@ def render(report: Report) -> str:
     return f"{head}<body>{''.join(body)}</body></html>\n"
 
 
-def distribution(samples: dict[str, Sequence[float]]) -> str:
-    """A line of ticks for each variant, one for each caption; the thick one is the median."""
-    top = max((max(values) for values in samples.values()), default=1.0) or 1.0
-    parts = []
-    for index, (name, values) in enumerate(samples.items()):
-        y, colour = 44 * index, COLOURS[index % len(COLOURS)]
-        middle = statistics.median(values)
-        parts.append(f'<text x="0" y="{y + 14}">{escape(name)}: median {middle:.2f}</text>')
-        parts += [_bar(value / top * 690, y + 20, 1, 16, colour, 0.35) for value in values]
-        parts.append(_bar(middle / top * 690 - 2, y + 18, 4, 20, colour, 1))
-    return _svg("Latency of every caption, from 0 to " + f"{top:.1f} ms", 44 * len(samples), parts)
+def _figures(report: Report) -> Iterator[str]:
+    names = short_names(report)
+    latencies = {names[row.name]: row.samples_ms for row in report.variants}
+    latencies |= {f"peer {peer.name}": peer.samples_ms for peer in report.peers}
+    measured = {name: values for name, values in latencies.items() if values}
+    if measured:
+        yield _figure("Latency of every caption, ms (bar: median to 90th percentile)", plots.distribution(measured))
+    stacks = {
+        names[row.name]: {name: stage.time_ms.mean * stage.per_caption for name, stage in row.stages.items()}
+        for row in report.variants
+        if not isinstance(row.stages, Missing)
+    }
+    if stacks:
+        stages = list(dict.fromkeys(name for each in stacks.values() for name in each))
+        yield _figure("Stages of a caption, mean, ms", plots.stack(stacks, stages), stages)
+    points, what = _qualities(report, names)
+    if points:
+        form = ".3g" if what == "CIDEr" else ".0%"
+        title = f"{what} against median latency, ms"
+        numbered = [f"{index}: {name}" for index, name in enumerate(points, 1)]
+        yield _figure(title, plots.scatter(points, title, form), numbered)
+    for title, attribute, unit in (
+        ("Batch: images a second against images in a batch", "batch_sweep", "images_per_s"),
+        ("Beams: median ms of a caption against beams", "beam_sweep", "ms"),
+    ):
+        curves = {
+            names[row.name]: [
+                (float(point.value), point.images_per_s if unit == "images_per_s" else point.time_ms.median)
+                for point in getattr(row, attribute)
+            ]
+            for row in report.variants
+            if not isinstance(getattr(row, attribute), Missing)
+        }
+        if any(len(curve) > 1 for curve in curves.values()):
+            yield _figure(title, plots.lines(curves, title), list(curves))
 
 
-def stack(stacks: dict[str, dict[str, float]]) -> str:
-    """A bar for each variant, divided by stages, and each stage's number below it."""
-    top = max(sum(stages.values()) for stages in stacks.values()) or 1.0
-    parts, y = [], 0
-    for variant, stages in stacks.items():
-        parts.append(f'<text x="0" y="{y + 14}">{escape(variant)}</text>')
-        x = 0.0
-        for index, (stage, value) in enumerate(stages.items()):
-            colour, below = COLOURS[index % len(COLOURS)], y + 46 + 18 * (index // 4)
-            parts.append(_bar(x, y + 20, value / top * 690, 18, colour, 1))
-            parts.append(_bar(175 * (index % 4), below, 10, 10, colour, 1))
-            parts.append(f'<text x="{175 * (index % 4) + 15}" y="{below + 10}">{escape(stage)} {value:.2f}</text>')
-            x += value / top * 690
-        y += 60 + 18 * ((len(stages) + 3) // 4)
-    return _svg("Mean time of each stage in a caption", y, parts)
+def _qualities(report: Report, names: Mapping[str, str]) -> tuple[dict[str, tuple[float, float]], str]:
+    """Median latency and CIDEr of each variant; without a split, the share of captions equal to float32's."""
+    for attribute, what in (("cider", "CIDEr"), ("same_as_float32", "Captions equal to float32")):
+        points = {}
+        for row in report.variants:
+            value = getattr(row.quality, attribute) if isinstance(row.quality, Quality) else None
+            if isinstance(value, int | float):
+                points[names[row.name]] = (row.latency_ms.median, float(value))
+        if points:
+            return points, what
+    return {}, ""
 
 
-def _bar(x: float, y: float, width: float, height: float, colour: str, opacity: float) -> str:
-    size = f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="{height}"'
-    return f'<rect {size} fill="{colour}" opacity="{opacity}"/>'
-
-
-def _svg(title: str, height: float, parts: Sequence[str]) -> str:
-    inside = f"<title>{escape(title)}</title>{''.join(parts)}"
-    return f'<svg role="img" viewBox="0 0 700 {height}" xmlns="http://www.w3.org/2000/svg">{inside}</svg>'
+def _figure(caption: str, picture: str, legend: Sequence[str] = ()) -> str:
+    items = "".join(
+        f'<li><i style="background:{plots.colour(index)}"></i>{escape(name)}</li>' for index, name in enumerate(legend)
+    )
+    below = f"<ul class=legend>{items}</ul>" if items else ""
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{picture}{below}</figure>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

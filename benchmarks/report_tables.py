@@ -28,31 +28,42 @@ def protocol(report: Report) -> str:
     counted = report.variants[0].latency_ms.count if report.variants else 0
     return (
         f"single stream, {counted} captions of {len(protocol.images)} photographs each, in turn; "
-        f"beam {protocol.beams}, {protocol.threads} threads, seed {protocol.seed}"
+        f"beam {protocol.beams}, {protocol.threads} threads, seed {protocol.seed}; "
+        f"{', '.join(bundle.name for bundle in report.bundles)}"
     )
+
+
+def short_names(report: Report) -> dict[str, str]:
+    """Names of the variants without the bundle's, where all are of one bundle."""
+    one = len({row.bundle for row in report.variants}) == 1 and len(report.bundles) == 1
+    return {row.name: f"{row.backend} {row.precision}" if one else row.name for row in report.variants}
 
 
 def tables(report: Report) -> Iterator[Table]:
     """All tables that have rows."""
-    head = ("variant", "median ms", "p90", "p99", "cv", "/ floor", "of roofline", "CIDEr", "BLEU-4", "= float32", "MB")
-    yield Table("Variants", (*head, "peak MB", "J/caption"), [_latency(row) for row in report.variants])
+    names = short_names(report)
+    head = ("variant", "median ms", "p90", "p99", "cv", "/ floor", "of roofline", "CIDEr", "BLEU-4", "= float32")
+    yield Table(
+        "Variants",
+        (*head, "MB", "peak MB", "J/caption"),
+        [(names[row.name], *_latency(row)) for row in report.variants],
+    )
     stages = _stages(report.variants)
     if stages:
-        yield Table("Stages", ("ms in a caption, mean", *(row.name for row in report.variants)), stages)
+        yield Table("Stages", ("ms in a caption, mean", *names.values()), stages)
     for title, attribute in (("batch", "batch_sweep"), ("beams", "beam_sweep")):
-        points = {row.name: getattr(row, attribute) for row in report.variants}
+        points = {names[row.name]: getattr(row, attribute) for row in report.variants}
         measured = {name: each for name, each in points.items() if not isinstance(each, Missing)}
         if measured:
             values = [point.value for point in next(iter(measured.values()))]
             rows = [(name, *(_point(title, point) for point in each)) for name, each in measured.items()]
             unit = "images/s" if title == "batch" else "median ms"
             yield Table(f"Sweep of {title}", (f"{title}, {unit}", *map(str, values)), rows)
-    rates = [(row.name, row.fixed_rate) for row in report.variants if isinstance(row.fixed_rate, FixedRate)]
+    rates = [(names[row.name], row.fixed_rate) for row in report.variants if isinstance(row.fixed_rate, FixedRate)]
     if rates:
         head = (f"{rates[0][1].rate_hz:g} frames a second", "captions/s", "dropped", "age ms median", "p99")
         yield Table("Fixed rate", head, [_rate(name, rate) for name, rate in rates])
     if report.peers:
-        names = [row.name for row in report.variants]
         rows = [
             (
                 peer.name,
@@ -62,7 +73,7 @@ def tables(report: Report) -> Iterator[Table]:
             )
             for peer in report.peers
         ]
-        yield Table("Peers", ("peer", "median ms", *(f"/ {name}" for name in names), "= float32"), rows)
+        yield Table("Peers", ("peer", "median ms", *(f"/ {name}" for name in names.values()), "= float32"), rows)
 
 
 def remarks(report: Report) -> list[str]:
@@ -95,7 +106,6 @@ def _latency(row: Variant) -> tuple[str, ...]:
     share = None if isinstance(roofline, Missing) else roofline.get("caption", {}).get("share")
     energy = NONE if isinstance(row.energy, Missing) else _joules(row.energy)
     return (
-        row.name,
         f"{row.latency_ms.median:.2f}",
         f"{row.latency_ms.p90:.2f}",
         f"{row.latency_ms.p99:.2f}",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import Environment, Ratio
 from camscribe.runtime import typed_json
 from camscribe.runtime.errors import DataError
@@ -100,10 +102,7 @@ def summary(report: Report) -> str:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Writes a report, after reading it back as a reader would."""
-    import json
-
-    text = json.dumps(typed_json.encode(report), indent=1, ensure_ascii=False)
-    read_report(text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{text}\n", encoding="utf-8")
+    """Writes a report whole or not at all, after reading it back as a reader would."""
+    read_report(json.dumps(typed_json.encode(report), ensure_ascii=False))
+    scripts.prepare(path)
+    scripts.write(report, path)

@@ -11,90 +11,40 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from camscribe.benchmarks.measure import Environment, environment
+from camscribe.benchmarks import scripts
+from camscribe.benchmarks.measure import environment
 from camscribe.benchmarks.peers import missing, usual_steps
+from camscribe.benchmarks.projection import count
 from camscribe.benchmarks.resnet import make_random_bundle
 from camscribe.benchmarks.results import BundleId
-from camscribe.runtime import typed_json
+from camscribe.benchmarks.scaling_results import SCHEMA, Line, Point, Scaling, Study, summary
 from camscribe.runtime.bundle import MANIFEST, Bundle
-from camscribe.runtime.errors import CamscribeError, DataError
+from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.executor import open_executor
-from camscribe.runtime.files import write_atomically
 from camscribe.runtime.images import expand, read
 from camscribe.runtime.pixels import reduce
 from camscribe.runtime.search import SearchOptions
 from camscribe.runtime.threads import physical_cores
 
-SCHEMA = 1
 Times = tuple[float, float]
 """Seconds of the encoder and of all steps together."""
 
+_NO_ROUNDS = "nothing was timed (--rounds 0)"
 BEAMS = (1, 2, 3, 5, 8, 12)
 STEPS = (2, 5, 10, 15, 20)
 BATCH = (1, 2, 4, 8, 16)
 WORDS = (1000, 3000, 10000, 30000)
 GRIDS = (4, 7, 10, 14)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of what is varied."""
-
-    value: int
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    runs: int
-
-
-@dataclass(frozen=True)
-class Line:
-    """Least squares through the medians: ``fixed_ms + slope_ms * x``."""
-
-    x: Literal["value", "1 / value"]
-    fixed_ms: float
-    slope_ms: float
-    r2: float | None
-    """Share of the variance that the line explains; None where all medians are the same."""
-    doubles_at: float | None
-    """Where the slope's part has become as large as the fixed one; None where there is no such value above 0."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """Cost against one size."""
-
-    varied: str
-    cost: str
-    """What is timed, in words."""
-    held: dict[str, int]
-    """The other sizes."""
-    points: tuple[Point, ...]
-    line: Line
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """The whole of ``scaling.json``."""
-
-    schema: int
-    environment: Environment
-    bundle: BundleId
-    precision: str
-    studies: dict[str, Study]
-    left_out: dict[str, str]
-    """Studies that were not made, and why."""
 
 
 class Search:
@@ -159,7 +109,29 @@ def fit(values: Sequence[int], costs_ms: Sequence[float], x: Literal["value", "1
     left = float(((cost - fixed - slope * at) ** 2).sum())
     meets = fixed / slope if x == "value" and slope > 0 and fixed > 0 else None
     r2 = None if spread == 0 else round(1 - left / spread, 4)
-    return Line(x, round(fixed, 6), round(slope, 6), r2, None if meets is None else round(meets, 2))
+    return Line(x, round(fixed, 6), round(slope, 6), r2, None if meets is None else round(meets, 2), None, None)
+
+
+def with_errors(line: Line, costs_ms: Mapping[int, Sequence[float]], draws: int = 400, seed: int = 0) -> Line:
+    """A line with 95 % intervals: rounds are drawn anew, whole, since all values of one were timed in turn.
+
+    Args:
+        line: through the medians.
+        costs_ms: of each value, in the order of the rounds.
+        draws: of the bootstrap.
+        seed: of the draws.
+    """
+    values, table = list(costs_ms), np.array(list(costs_ms.values()), float)
+    rounds = table.shape[1]
+    if rounds < 3:
+        return line
+    chosen = np.random.default_rng(seed).integers(0, rounds, (draws, rounds))
+    medians = np.median(table[:, chosen], axis=2)
+    at = np.array(values, float) if line.x == "value" else 1 / np.array(values, float)
+    slopes, fixed = np.polyfit(at, medians, 1)
+    low, high = np.percentile([fixed, slopes], [2.5, 97.5], axis=1)
+    first, second = ((round(float(a), 6), round(float(b), 6)) for a, b in zip(low, high, strict=True))
+    return replace(line, fixed_95=first, slope_95=second)
 
 
 def study(varied: str, held: dict[str, int], times: Mapping[int, Sequence[Times]], steps: int | None = None) -> Study:
@@ -172,14 +144,18 @@ def study(varied: str, held: dict[str, int], times: Mapping[int, Sequence[Times]
         steps: given, the cost is that of one of so many steps; else that of encoder and steps.
     """
     points = []
-    for value, pairs in times.items():
-        costs = [1e3 * (decode / steps if steps else encode + decode) for encode, decode in pairs]
+    all_costs = {
+        value: [1e3 * (decode / steps if steps else encode + decode) for encode, decode in pairs]
+        for value, pairs in times.items()
+    }
+    for value, costs in all_costs.items():
         p10, median, p90 = (float(cost) for cost in np.percentile(costs, [10, 50, 90]))
         points.append(Point(value, round(median, 4), round(p10, 4), round(p90, 4), len(costs)))
     line = fit(
         [p.value for p in points], [p.median_ms for p in points], "1 / value" if varied == "threads" else "value"
     )
-    return Study(varied, "one decoder step" if steps else "encoder and all steps", held, tuple(points), line)
+    cost = "one decoder step" if steps else "encoder and all steps"
+    return Study(varied, cost, held, tuple(points), with_errors(line, all_costs))
 
 
 def run(
@@ -191,7 +167,7 @@ def run(
         path: of the bundle, None for the default one.
         precision: None for the one taken on a CPU.
         photograph: captioned again and again.
-        rounds: timed runs of each value.
+        rounds: timed runs of each value; 0 leaves all lines out and counts operations and bytes only.
         models: also those that need random models of other sizes.
         report: told the name of the study that begins.
     """
@@ -208,14 +184,17 @@ def run(
         searches = {value: Search(path, precision, photograph, **setting) for value, setting in settings.items()}
         studies[varied] = _timed(varied, held, searches, rounds, held["steps"] if per_step else None)
 
-    make("beams", BEAMS, per_step=True)
-    make("steps", STEPS, per_step=False)
-    make("images", BATCH, per_step=False)
-    if cores > 1:
+    if rounds:
+        make("beams", BEAMS, per_step=True)
+        make("steps", STEPS, per_step=False)
+        make("images", BATCH, per_step=False)
+    if not rounds:
+        left_out |= dict.fromkeys(("beams", "steps", "images", "threads"), _NO_ROUNDS)
+    elif cores > 1:
         make("threads", sorted({1, 2, *(2**power for power in range(2, 8) if 2**power < cores), cores}), per_step=False)
     else:
         left_out["threads"] = "this machine has one core"
-    without = None if models else "no --models was given"
+    without = _NO_ROUNDS if not rounds else None if models else "no --models was given"
     without = without or missing("torch", "torchvision", "onnx", "safetensors")
     for varied, values in (("vocabulary", WORDS), ("positions", GRIDS)):
         if without:
@@ -230,9 +209,19 @@ def run(
                 x = value if varied == "vocabulary" else value**2
                 searches[x] = Search(made, "float32", photograph, **held)
             studies[varied] = _timed(varied, held, searches, rounds, held["steps"])
+    report("operations and bytes")
+    graphs = count(bundle, usual["beams"], cores)
     digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
     return Scaling(
-        SCHEMA, environment(), BundleId(bundle.manifest.name, digest, precision), precision, studies, left_out
+        SCHEMA,
+        environment(),
+        BundleId(bundle.manifest.name, digest, precision),
+        precision,
+        graphs,
+        usual["beams"],
+        usual["steps"],
+        studies,
+        left_out,
     )
 
 
@@ -245,48 +234,19 @@ def _timed(varied: str, held: dict[str, int], searches: dict[int, Search], round
     return study(varied, {name: value for name, value in held.items() if name != varied}, times, steps)
 
 
-def read_scaling(text: str) -> Scaling:
-    """Reads ``scaling.json``.
-
-    Raises:
-        DataError: it is of another version or form; one line that lists everything wrong.
-    """
-    try:
-        value: Any = typed_json.parse(text)
-    except ValueError as error:
-        raise DataError(f"the scaling study is not JSON ({error})") from error
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        found = value.get("schema") if isinstance(value, dict) else None
-        raise DataError(f"the scaling study has schema {found}; this release reads schema {SCHEMA}: measure again")
-    problems: list[str] = []
-    result = typed_json.decode(Scaling, value, "scaling", problems)
-    if problems:
-        raise DataError(f"the scaling study: {'; '.join(problems)}")
-    made: Scaling = result
-    return made
-
-
-def summary(made: Scaling) -> str:
-    """The lines, for people."""
-    rows = [f"{'varied':<12}{'values':<24}{'fixed ms':>10}{'slope ms':>10}{'r2':>8}  cost"]
-    for name, item in made.studies.items():
-        values = ", ".join(str(point.value) for point in item.points)
-        r2 = "" if item.line.r2 is None else f"{item.line.r2:.3f}"
-        rows.append(f"{name:<12}{values:<24}{item.line.fixed_ms:>10.3f}{item.line.slope_ms:>10.4f}{r2:>8}  {item.cost}")
-    rows += [f"{name:<12}left out: {reason}" for name, reason in made.left_out.items()]
-    return "\n".join(rows)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="folder of the bundle (default: the one that comes with camscribe)")
     parser.add_argument("--precision", help="of the bundle (default: the one taken on a CPU)")
     parser.add_argument("--image", default="examples", help="photograph; of a folder the first (default: examples)")
-    parser.add_argument("--rounds", type=int, default=15, help="timed runs of each value (default: 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="timed runs of each value; 0: only count (default: 15)")
     parser.add_argument("--models", action="store_true", help="also vocabulary and positions; needs PyTorch and onnx")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
+    if not 0 <= options.rounds <= 100_000:
+        raise OptionError(f"--rounds is {options.rounds}; expected at least 0")
+    scripts.prepare(options.out)
     files, problems = expand([options.image])
     if problems:
         raise problems[0]
@@ -299,16 +259,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
     )
     if options.out:
-        text = json.dumps(typed_json.encode(made), indent=1, ensure_ascii=False)
-        read_scaling(text)
-        write_atomically(options.out, f"{text}\n".encode())
+        scripts.write(made, options.out)
     print(summary(made))
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CamscribeError as error:
-        print(f"scaling: {error}", file=sys.stderr)
-        sys.exit(2)
+    scripts.end(main, "scaling")

@@ -18,7 +18,6 @@ from camscribe.benchmarks.measure import Ratio, Seconds, interleave, merge, mill
 from camscribe.benchmarks.raw import RawGraphs
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import Captioner
-from camscribe.runtime.errors import DataError
 from camscribe.runtime.executor import Executor, open_executor
 from camscribe.runtime.pixels import Pixels, reduce
 from camscribe.runtime.search import Floats, SearchOptions, Trace
@@ -173,7 +172,7 @@ def _caption_and_note(captioner: Captioner, image: Pixels, changes: Any, encode_
 
 
 def versus_tutorial(
-    checkpoint: Path,
+    checkpoint: Path | None,
     bundle_path: Path | None,
     limits: Mapping[str, float | None],
     images: Images,
@@ -186,7 +185,7 @@ def versus_tutorial(
     Ours is timed from the decoded photograph, the peer from the reduced pixels.
 
     Args:
-        checkpoint: what the bundle was exported from.
+        checkpoint: what the bundle was exported from; None for its own weights.
         bundle_path: None for the default bundle.
         limits: by precision, how many times faster ours is asked to be; None asks nothing.
         images: timed, and their tokens compared.
@@ -194,7 +193,7 @@ def versus_tutorial(
         options: None for the bundle's own.
         more: images whose tokens are compared, too.
     """
-    from camscribe.benchmarks.peers.tutorial_weights import Weights
+    from camscribe.benchmarks.peers.bundle_weights import weights_for
 
     captioners = {precision: Captioner.load(bundle_path, "cpu", precision) for precision in limits}
     bundle = captioners["float32"].bundle
@@ -206,10 +205,8 @@ def versus_tutorial(
         "length_penalty": options.length_penalty,
         "stop": options.stop,
     }
-    weights = Weights.read(checkpoint)
-    if weights.vocabulary.tokens != bundle.vocabulary.tokens:
-        raise DataError(f"{checkpoint}: has another vocabulary than the bundle; expected what it was exported from")
-    peer, never = weights.rounded().tutorial(), banned(bundle)
+    weights = weights_for(bundle, checkpoint)
+    peer, never = weights.tutorial(), banned(bundle)
     parts, compared, different, steps = [], 0, [], []
     encode_ms: dict[str, list[float]] = {precision: [] for precision in captioners}
     for name, image in {**images, **(more or {})}.items():

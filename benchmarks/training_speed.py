@@ -1,6 +1,6 @@
 """Training throughput: ``camscribe train`` beside the tutorial's training loop, same weights, photographs and batch.
 
-    python -m camscribe.benchmarks.training_speed --checkpoint CHECKPOINT --data FLICKR8K \\
+    python -m camscribe.benchmarks.training_speed --data FLICKR8K --until-cider 0.4 \\
         --out benchmarks/results/training_speed.json
 
 Ours is the real command in a process of its own; its own log says how many images a second it trained on. The
@@ -8,15 +8,13 @@ tutorial's loop (peers/tutorial_training.py) runs here, in turn with it. A sampl
 The first epoch of either warms up and is not counted, nor are start-up, validation and (ours) filling the cache of
 frozen features, whose seconds stand beside.
 
-``--until-cider X`` measures, in place of that, how long ours trains until its validation reaches X.
+``--until-cider X`` then measures how long each trains a new decoder until its captions reach X (time_to_cider.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from camscribe.benchmarks import scripts, time_to_cider
 from camscribe.benchmarks.measure import Environment, environment
-from camscribe.runtime import typed_json
-from camscribe.runtime.errors import CamscribeError, DataError, EngineError, OptionError
-from camscribe.runtime.files import write_atomically
+from camscribe.benchmarks.time_to_cider import TimeToCider, score
+from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.errors import DataError, EngineError, OptionError
 from camscribe.runtime.images import read
 from camscribe.runtime.pixels import PixelSpec, reduce
 from camscribe.runtime.threads import physical_cores
@@ -39,8 +38,10 @@ if TYPE_CHECKING:
     from camscribe.benchmarks.peers.tutorial_training import Samples
     from camscribe.benchmarks.peers.tutorial_weights import Weights
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_WORDS = 20
+MOST_EPOCHS = 1000
+"""Of a run that is stopped before."""
 _TUNE = 8
 """Images of the validation that a run cannot do without; not timed."""
 
@@ -69,17 +70,6 @@ class Throughput:
     """Ours / tutorial, of the medians."""
     ours_before_s: float
     """Seconds of our process that are not in its epochs, in the median: start-up, cache, validation."""
-
-
-@dataclass(frozen=True)
-class TimeToCider:
-    """How long ours trained until a quality was reached, everything included."""
-
-    cider: float
-    reached: float | None
-    """CIDEr of the validation that reached it; None where the run ended before."""
-    seconds: float
-    epochs: int
 
 
 @dataclass(frozen=True)
@@ -127,11 +117,19 @@ def read_samples(data: Path, count: int, spec: PixelSpec, vocabulary: Vocabulary
 
 
 def configuration(
-    checkpoint: Path, weights: Weights, data: Path, train: str, tune: str, setting: Setting, epochs: int
+    checkpoint: Path,
+    weights: Weights,
+    data: Path,
+    train: str,
+    tune: str,
+    setting: Setting,
+    epochs: int,
+    schedule: bool = True,
 ) -> str:
     """What ``camscribe train`` is given: the tutorial's objective, our optimiser and averaging.
 
-    TOML, whose strings and numbers are those of JSON.
+    TOML, whose strings and numbers are those of JSON. Without ``schedule`` the learning rate stays as it is, because
+    nobody knows beforehand how many epochs there will be, and the average of the weights is one over fewer steps.
     """
     model = {name: value for name, value in weights.model.items() if name != "weights"}
     stage = {
@@ -145,6 +143,8 @@ def configuration(
         "attention_regularisation": 1.0,
         "gradient_clip": 5.0,
     }
+    if not schedule:
+        stage |= {"warm_up_steps": 50, "final_learning_rate": 1.0, "average_decay": 0.98}
     lines = [f"start = {json.dumps(str(checkpoint.resolve()))}", "checkpoint_seconds = 100000", "[data]"]
     lines += [f"root = {json.dumps(str(data.resolve()))}", f'train = "{train}"', f'tune = "{tune}"', "[model]"]
     lines += [f"{name} = {json.dumps(value)}" for name, value in {**model, "weights": "none"}.items()]
@@ -167,13 +167,13 @@ def train_ours(configuration: str, folder: Path, cache: Path, threads: int) -> t
     Raises:
         EngineError: it failed.
     """
-    process = _start(configuration, folder, cache, threads)
+    process = time_to_cider.start(configuration, folder, cache, threads)
     start = time.perf_counter()
     _, errors = process.communicate()
     seconds = time.perf_counter() - start
     if process.returncode:
         raise EngineError(f"camscribe train failed: {errors.strip()[-500:]}")
-    return _log(folder), seconds
+    return time_to_cider.read_log(folder), seconds
 
 
 def train_tutorial(weights: Weights, samples: Samples, setting: Setting, epochs: int, threads: int) -> list[float]:
@@ -197,7 +197,7 @@ def train_tutorial(weights: Weights, samples: Samples, setting: Setting, epochs:
 
 def throughput(
     checkpoint: Path, data: Path, images: int, settings: Sequence[Setting], rounds: int, epochs: int, threads: int
-) -> tuple[dict[str, Any], tuple[Throughput, ...]]:
+) -> tuple[Throughput, ...]:
     """Both sides in turn, for each setting.
 
     Args:
@@ -209,17 +209,11 @@ def throughput(
         epochs: of a run; the first warms up.
         threads: of the CPU.
 
-    Returns:
-        The model, and the results.
     """
     from camscribe.benchmarks.peers.tutorial_weights import Weights
 
-    if epochs < 2:
-        raise OptionError(f"--epochs is {epochs}; expected 2 or more, because the first one is not counted")
     weights = Weights.read(checkpoint)
-    model = weights.model
-    spec = PixelSpec(model["image_height"], model["image_width"], model.get("fit", "squash"))
-    samples = read_samples(data, images, spec, weights.vocabulary)
+    samples = read_samples(data, images, _spec(weights), weights.vocabulary)
     results = []
     for setting in settings:
         ours: list[float] = []
@@ -239,55 +233,58 @@ def throughput(
         results.append(
             Throughput(setting, tuple(ours), tuple(theirs), round(ratio, 4), round(float(np.median(outside)), 2))
         )
-    return model, tuple(results)
+    return tuple(results)
 
 
-def until_cider(text: str, cider: float, folder: Path, cache: Path, threads: int, look_s: float = 1.0) -> TimeToCider:
-    """Trains until a validation reaches ``cider``, then ends the run.
+def until_cider(
+    checkpoint: Path,
+    data: Path,
+    images: int,
+    batch: int,
+    cider: float,
+    limit_s: float,
+    threads: int,
+    tune: str = "dev[:200]",
+    captions: int = 5,
+) -> TimeToCider:
+    """Both sides until ``cider``, ours first; see time_to_cider.py.
 
     Args:
-        text: configuration with as many epochs as it may take.
-        cider: 1 is 100 %.
-        folder, cache, threads: see ``train_ours``.
-        look_s: between two looks at the log.
-
-    Raises:
-        EngineError: the run failed.
+        checkpoint: whose encoder both have; its decoder is forgotten.
+        data: Flickr8k's folder.
+        images: the first so many of its training split.
+        batch: captions of a step.
+        cider: to be reached; 1 is 100 %.
+        limit_s: seconds of training after which a side gives up.
+        threads: of the CPU.
+        tune: split to score.
+        captions: of an image.
     """
-    process = _start(text, folder, cache, threads)
-    start = time.perf_counter()
-    try:
-        while True:
-            ended = process.poll() is not None
-            seconds = time.perf_counter() - start
-            scores = [entry["tune_cider"] for entry in _log(folder) if "tune_cider" in entry]
-            reached = next((score for score in scores if score >= cider), None)
-            if reached is not None or ended:
-                break
-            time.sleep(look_s)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        _, errors = process.communicate()
-    if ended and process.returncode:
-        raise EngineError(f"camscribe train failed: {errors.strip()[-500:]}")
-    return TimeToCider(cider, reached, round(seconds, 2), len(scores))
+    import torch
+
+    from camscribe.benchmarks.peers.tutorial_weights import Weights
+
+    torch.set_num_threads(threads)
+    weights = Weights.read(checkpoint).forgotten()
+    samples = read_samples(data, images, _spec(weights), weights.vocabulary)
+    with tempfile.TemporaryDirectory() as folder:
+        new, run = Path(folder) / "new.safetensors", Path(folder) / "run"
+        weights.write(new)
+        # Ours takes an image with all its captions: as many captions in a step on both sides.
+        setting = Setting(0, captions, max(1, batch // captions))
+        text = configuration(new, weights, data, f"train[:{images}]", tune, setting, MOST_EPOCHS, schedule=False)
+        process = time_to_cider.start(text, run, Path(folder) / "cache", threads)
+        ours = time_to_cider.train_ours(process, run, cider, limit_s)
+        theirs = time_to_cider.train_tutorial(
+            weights, samples, batch, captions, cider, limit_s, lambda made: score(made, data, tune, threads)
+        )
+    ratio = time_to_cider.ratio(ours, theirs)
+    return TimeToCider(cider, images, captions, tune, limit_s, ours, theirs, ratio)
 
 
-def _start(configuration: str, folder: Path, cache: Path, threads: int) -> subprocess.Popen[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "speed.toml"
-    file.write_text(configuration, encoding="utf-8")
-    command = [sys.executable, "-m", "camscribe.runtime.cli", "train", str(file), "--out", str(folder)]
-    command += ["--cache", str(cache), "--threads", str(threads), "--accelerator", "cpu"]
-    # Its standard output is a bar of progress, which would fill a pipe that nobody empties.
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    file = folder / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines]
+def _spec(weights: Weights) -> PixelSpec:
+    model = weights.model
+    return PixelSpec(model["image_height"], model["image_width"], model.get("fit", "squash"))
 
 
 def summary(made: TrainingSpeed) -> str:
@@ -302,59 +299,81 @@ def summary(made: TrainingSpeed) -> str:
         )
     if made.time_to_cider:
         found = made.time_to_cider
-        end = "not reached" if found.reached is None else f"reached ({found.reached:.3f})"
-        rows.append(f"CIDEr {found.cider} {end} after {found.seconds:.0f} s, {found.epochs} epochs")
+        for name, course in (("ours", found.ours), ("tutorial", found.tutorial)):
+            end = course.why_not or f"reached after {course.reached_s:.0f} s, {len(course.epochs_s)} epochs"
+            rows.append(f"CIDEr {found.cider:g} with {found.images} images, {name}: {end}")
     return "\n".join(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures; returns the exit status."""
+    from camscribe.benchmarks.peers.tutorial_weights import Weights
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of camscribe; where both sides begin")
     parser.add_argument("--data", type=Path, required=True, help="Flickr8k: captions.train.tsv and images/")
+    parser.add_argument("--checkpoint", type=Path, help="where both sides begin (default: the bundled model's weights)")
     parser.add_argument("--images", type=int, default=256, help="photographs to train on (default: 256)")
     parser.add_argument("--batch", type=int, default=32, help="of a step (default: 32)")
     parser.add_argument("--trained", type=int, nargs="+", default=[0, 5], help="backbone stages trained (default: 0 5)")
     parser.add_argument("--captions", type=int, nargs="+", default=[1, 5], help="of an image (default: 1 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each side; 0: no throughput (default: 3)")
     parser.add_argument("--epochs", type=int, default=3, help="of a run, the first not counted (default: 3)")
-    parser.add_argument("--until-cider", type=float, metavar="X", help="train on the whole data until X; takes hours")
-    parser.add_argument("--tune", default="dev[:500]", help="split that --until-cider validates on")
-    parser.add_argument("--max-epochs", type=int, default=30, help="of --until-cider (default: 30)")
+    until = parser.add_argument_group("time to a CIDEr")
+    until.add_argument("--until-cider", type=float, metavar="X", help="train a new decoder until X, both sides")
+    until.add_argument("--until-images", type=int, default=1000, help="photographs to train it on (default: 1000)")
+    until.add_argument("--tune", default="dev[:200]", help="split whose captions are scored (default: dev[:200])")
+    until.add_argument("--limit", type=float, default=300, metavar="S", help="give up after so long (default: 300)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(argv)
-    from camscribe.benchmarks.peers.tutorial_weights import Weights
-
+    _check(options)
+    scripts.prepare(options.out)
     where, threads = environment(), physical_cores()
     settings = [
         Setting(trained, captions, options.batch) for trained in options.trained for captions in options.captions
     ]
-    model: dict[str, Any] = {}
     results: tuple[Throughput, ...] = ()
     reached = None
-    if options.until_cider is None:
-        model, results = throughput(
-            options.checkpoint, options.data, options.images, settings, options.rounds, options.epochs, threads
-        )
-    else:
-        weights = Weights.read(options.checkpoint)
-        model = weights.model
-        text = configuration(
-            options.checkpoint, weights, options.data, "train", options.tune, settings[-1], options.max_epochs
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            reached = until_cider(text, options.until_cider, Path(folder) / "run", Path(folder) / "cache", threads)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = options.checkpoint or _bundled(Path(folder))
+        model = Weights.read(checkpoint).model
+        if options.rounds:
+            results = throughput(
+                checkpoint, options.data, options.images, settings, options.rounds, options.epochs, threads
+            )
+        if options.until_cider is not None:
+            sizes = options.until_images, options.batch
+            reached = until_cider(
+                checkpoint, options.data, *sizes, options.until_cider, options.limit, threads, options.tune
+            )
     made = TrainingSpeed(SCHEMA, where, options.images, threads, model, results, reached)
     if options.out:
-        text = json.dumps(typed_json.encode(made), indent=1, ensure_ascii=False)
-        write_atomically(options.out, f"{text}\n".encode())
+        scripts.write(made, options.out)
     print(summary(made))
     return 0
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Refuses numbers that have no meaning."""
+    for name, least in (("images", 1), ("batch", 1), ("rounds", 0), ("epochs", 2), ("until_images", 1)):
+        value = getattr(options, name)
+        if not least <= value <= 1_000_000:
+            raise OptionError(f"--{name.replace('_', '-')} is {value}; expected at least {least}")
+    if options.until_cider is not None and not 0 <= options.until_cider <= 10:
+        raise OptionError(f"--until-cider is {options.until_cider:g}; expected a score such as 0.4, where 1 is 100 %")
+    if not 0 < options.limit <= 1e6:
+        raise OptionError(f"--limit is {options.limit:g}; expected seconds")
+    if not options.rounds and options.until_cider is None:
+        raise OptionError("--rounds 0 leaves nothing to measure; add --until-cider X")
+
+
+def _bundled(folder: Path) -> Path:
+    """The weights of the bundle that comes with camscribe as a checkpoint."""
+    from camscribe.benchmarks.peers import bundle_weights
+
+    file = folder / "bundled.safetensors"
+    bundle_weights.read(Bundle.load(None)).write(file)
+    return file
+
+
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CamscribeError as error:
-        print(f"training_speed: {error}", file=sys.stderr)
-        sys.exit(2)
+    scripts.end(main, "training_speed")

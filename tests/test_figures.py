@@ -1,61 +1,108 @@
-"""The figures in README and model card are those of the kept results."""
+"""The tables of the documents are those that the kept results make, and what makes them notices what is wrong."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from camscribe.benchmarks import tables
+from camscribe.benchmarks.document_tables import BLOCKS, Results
+from camscribe.runtime.errors import DataError, OptionError
+
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-PERCENT = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l")
 
 
 def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def cells(document: str, first: str, second: str = "") -> list[str]:
-    """The cells behind the first (or the first two) of the one row of a table that begins with them."""
-    text = (REPOSITORY / document).read_text(encoding="utf-8")
-    start = f"| {first} | {second}" if second else f"| {first} |"
-    (row,) = [line for line in text.splitlines() if line.startswith(start)]
-    return [cell.strip() for cell in row.strip("|").split("|")][2 if second else 1 :]
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The documents and the results, to be changed."""
+    shutil.copytree(RESULTS, tmp_path / "benchmarks" / "results")
+    for document in tables.documents(REPOSITORY):
+        target = tmp_path / document.relative_to(REPOSITORY)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(document, target)
+    return tmp_path
 
 
-def scores(report: Any, names: tuple[str, ...]) -> list[str]:
-    return [f"{100 * report['scores'][name]:.1f}" for name in names] + [f"{report['scores']['cider']:.3f}"]
+def test_every_table_in_the_documents_is_the_one_that_the_results_make(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.main(["--check", "--root", str(REPOSITORY)]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("row", "precision"), [("camscribe, int8 decoder", "int8"), ("camscribe, float32", "float32")])
-def test_the_readme_s_quality_is_measured(row: str, precision: str) -> None:
-    assert cells("README.md", row) == scores(load(f"quality-{precision}-test"), ("bleu1", "bleu4", "meteor"))
+def test_every_table_stands_in_a_document() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in tables.documents(REPOSITORY))
+    assert set(re.findall(r"<!-- table: (.*?) -->", text)) == BLOCKS.keys()
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8", "fp16"])
-@pytest.mark.parametrize(("part", "split"), [("test", "dev[500:]"), ("all", "dev (")])
-def test_the_model_card_s_quality_is_measured(precision: str, part: str, split: str) -> None:
-    report = load(f"quality-{precision}-{part}")
-    counts = report["quality"]
-    expected = [f"{counts['different']} of {counts['captions']}", str(counts["bad_endings"]), str(counts["stuttered"])]
-    assert cells("docs/model_card.md", precision, split) == [*scores(report, PERCENT), *expected]
+def test_the_readme_has_the_figures_themselves() -> None:
+    """By hand, so that a generator that always agrees with itself is found out."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    scores = load("quality-int8-test")["scores"]
+    assert f"| camscribe, int8 decoder | {100 * scores['bleu1']:.1f} | {100 * scores['bleu4']:.1f} |" in text
+    speed = {item["name"]: item["median"] for item in load("caption_speed")["sections"]["tutorial"]["ratios"]}
+    one, other = (speed[f"tutorial's loop / caption, {name}"] for name in ("float32", "int8"))
+    assert f"| {one:.1f} times as fast | {other:.1f} times as fast | at least 2.5 and 4 |" in text
+
+
+def test_the_model_card_s_own_figure_is_that_of_the_split_that_chose(repository: Path) -> None:
+    (found,) = re.findall(
+        r"its own CIDEr, ([\d.]+),", (repository / "docs" / "model_card.md").read_text(encoding="utf-8")
+    )
+    assert found == f"{load('quality-float32-tune')['scores']['cider']:.3f}"
+
+
+def test_another_result_makes_another_table(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = checkout / "benchmarks" / "results" / "quality-int8-test.json"
+    report = json.loads(file.read_text(encoding="utf-8"))
+    report["scores"]["cider"] = 0.999
+    file.write_text(json.dumps(report), encoding="utf-8")
+    assert tables.main(["--check", "--root", str(checkout)]) == 1
+    assert "README.md: is out of date" in capsys.readouterr().out
+    assert "0.999" not in (checkout / "README.md").read_text(encoding="utf-8"), "--check writes nothing"
+    assert tables.main(["--root", str(checkout)]) == 0
+    assert "0.999" in (checkout / "README.md").read_text(encoding="utf-8")
+    assert tables.main(["--check", "--root", str(checkout)]) == 0
 
 
 @pytest.mark.parametrize(
-    ("row", "section", "name", "digits"),
+    ("text", "message"),
     [
-        ("a caption, against the tutorial's loop", "tutorial", "tutorial's loop / caption", 1),
-        ("a caption, against its encoder run", "overhead", "caption / raw graphs", 2),
-        ("a step with 5 beams, against one with 1", "beams", "step of beam 5 / step of beam 1", 2),
+        ("<!-- table: quality -->\n", "without its own <!-- end -->"),
+        ("<!-- table: quality -->\n<!-- table: speed -->\n<!-- end -->\n", "without its own <!-- end -->"),
+        ("<!-- end -->\n", "without its own <!-- end -->"),
+        ("<!-- table: speeed -->\n<!-- end -->\n", "has a table 'speeed'; expected one of quality"),
     ],
 )
-def test_the_readme_s_speed_is_measured(row: str, section: str, name: str, digits: int) -> None:
-    ratios = {ratio["name"]: ratio["median"] for ratio in load("caption_speed")["sections"][section]["ratios"]}
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {row}")]
-    found = [float(number) for number in re.findall(r"([\d.]+) times", line)]
-    # Half a unit of the last digit, and a little for what lies on the border.
-    assert found == pytest.approx([ratios[f"{name}, float32"], ratios[f"{name}, int8"]], abs=0.51 * 10**-digits)
+def test_a_broken_mark_is_refused(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        tables.render(text, Results(RESULTS), "README.md")
+
+
+def test_missing_and_damaged_results_are_one_line(checkout: Path) -> None:
+    file = checkout / "benchmarks" / "results" / "caption_speed.json"
+    file.write_text('{"sections": {}}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"README\.md: table speed: the results lack a figure \(KeyError"):
+        tables.main(["--root", str(checkout)])
+    file.write_text("no", encoding="utf-8")
+    with pytest.raises(DataError, match=r"caption_speed\.json: is not JSON"):
+        tables.main(["--root", str(checkout)])
+    file.unlink()
+    with pytest.raises(DataError, match=r"caption_speed\.json: cannot be read"):
+        tables.main(["--root", str(checkout)])
+    with pytest.raises(OptionError, match="run it in a checkout"):
+        tables.main(["--root", str(checkout / "docs")])
+
+
+def test_a_study_that_was_not_made_is_said_to_be_missing(checkout: Path) -> None:
+    (checkout / "benchmarks" / "results" / "training_speed.json").unlink(missing_ok=True)
+    assert tables.main(["--root", str(checkout)]) == 0
+    text = (checkout / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert text.count("Not measured yet: there is no `benchmarks/results/training_speed.json`.") == 2

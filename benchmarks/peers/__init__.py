@@ -48,7 +48,7 @@ class Peer:
 
         Args:
             bundle: what it is measured beside.
-            checkpoint: what the bundle was exported from; None where there is none at hand.
+            checkpoint: what the bundle was exported from; None for the weights in the bundle itself.
         """
         return self._load().why_not(bundle, checkpoint)
 
@@ -67,7 +67,7 @@ class Peer:
             threads: of the CPU; None for one per physical core, as everywhere.
 
         Raises:
-            DataError: the checkpoint is missing, or not that of the bundle.
+            DataError: the checkpoint is not that of the bundle.
             EngineError: it does not work here after all.
         """
         return self._load().open_peer(
@@ -85,9 +85,22 @@ PEERS: dict[str, Peer] = {
         Peer("tutorial-compiled", "the same with encoder and decoder step under torch.compile", True, "compiled"),
         Peer(
             "onnxruntime-by-hand",
-            "ONNX Runtime on our float32 graphs without selection, beam search in NumPy over all log-probabilities",
+            "the tutorial's encoder and decoder step exported to ONNX as they are, session.run, beam search in NumPy "
+            "over all words: what people write by hand",
             True,
-            "host_search",
+            "exported",
+        ),
+        Peer(
+            "onnxruntime-by-hand-tuned",
+            "the same with our session options, which nobody sets by hand",
+            True,
+            "exported_tuned",
+        ),
+        Peer(
+            "our-graphs-by-hand",
+            "our float32 graphs without selection, session.run, the same beam search in NumPy",
+            True,
+            "our_graphs",
         ),
         Peer(
             "huggingface",

@@ -26,11 +26,12 @@ import torchvision
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import environment, interleave, merge, ratio
 from camscribe.benchmarks.peers.tutorial import Decoder, Encoder, Tutorial
 from camscribe.benchmarks.peers.tutorial_training import Training
 from camscribe.benchmarks.peers.tutorial_weights import set_apart
-from camscribe.runtime.errors import CamscribeError, DataError
+from camscribe.runtime.errors import DataError
 from camscribe.runtime.threads import physical_cores
 
 _UNUSED = ("scipy.misc", "skimage", "skimage.transform", "matplotlib", "matplotlib.pyplot", "matplotlib.cm")
@@ -247,8 +248,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CamscribeError as error:
-        print(f"original: {error}", file=sys.stderr)
-        sys.exit(2)
+    scripts.end(main, "original")

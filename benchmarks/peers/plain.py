@@ -1,4 +1,4 @@
-"""The tutorial as a peer: its loop with the weights of the bundle's checkpoint and camscribe's stop rule."""
+"""The tutorial as a peer: its loop with the bundle's weights and camscribe's stop rule."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import numpy as np
 
 from camscribe.benchmarks.peers import Run, missing
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.errors import DataError
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import SearchOptions
 
 
 def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
     """See ``Peer``."""
-    if checkpoint is None:
-        return "no checkpoint was named; it takes the one that the bundle was exported from"
-    return missing("torch", "torchvision", "safetensors")
+    return missing("torch", "torchvision", "safetensors", "onnx")
 
 
 def open_peer(
@@ -31,15 +28,10 @@ def open_peer(
     """
     import torch
 
-    from camscribe.benchmarks.peers.tutorial_weights import Weights
+    from camscribe.benchmarks.peers.bundle_weights import weights_for
 
-    if checkpoint is None:
-        raise DataError("the tutorial's loop needs the checkpoint that the bundle was exported from")
-    weights = Weights.read(checkpoint)
-    if weights.vocabulary.tokens != bundle.vocabulary.tokens:
-        raise DataError(f"{checkpoint}: has another vocabulary than the bundle; expected what it was exported from")
     torch.set_num_threads(threads)
-    peer = weights.rounded().tutorial()
+    peer = weights_for(bundle, checkpoint).tutorial()
     if compiled:
         peer.encoder.compile()
         peer.decoder.compile()

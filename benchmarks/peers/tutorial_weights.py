@@ -83,6 +83,31 @@ class Weights:
         }
         return replace(self, tensors=tensors)
 
+    def taken_from(self, tutorial: Tutorial) -> Weights:
+        """The same model with the weights of a tutorial's, as after training it."""
+        tensors = {f"backbone.stages.{name}": value for name, value in tutorial.encoder.features.state_dict().items()}
+        project = tutorial.encoder.project.state_dict()
+        tensors |= {f"decoder.project.{name}": value for name, value in project.items()}
+        tensors |= {f"decoder.{name}": value for name, value in merge(tutorial.decoder.state_dict()).items()}
+        return replace(self, tensors={name: value.detach().clone() for name, value in tensors.items()})
+
+    def forgotten(self, seed: int = 0) -> Weights:
+        """The same encoder with a new decoder, whose weights are those the tutorial begins with."""
+        tutorial = self.tutorial()
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            for module in (*tutorial.encoder.project.modules(), *tutorial.decoder.modules()):
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+            decoder = tutorial.decoder
+            decoder.embedding.weight.uniform_(-0.1, 0.1)
+            if decoder.deep_output:
+                decoder.word_bias.zero_()
+            else:
+                decoder.fc.weight.uniform_(-0.1, 0.1)
+                decoder.fc.bias.zero_()
+        return self.taken_from(tutorial)
+
     def of(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under ``prefix``, without it."""
         return {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
@@ -136,7 +161,7 @@ def split(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merge(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tutorial's decoder tensors -> camscribe's, for a model without projection and deep output."""
+    """The tutorial's decoder tensors -> camscribe's, but for the projection of the features."""
     tensors: dict[str, Tensor] = {"from_input.weight": parts["decode_step.weight_ih"]}
     recurrent = {
         "weight": parts["decode_step.weight_hh"],
@@ -147,10 +172,12 @@ def merge(parts: dict[str, Tensor]) -> dict[str, Tensor]:
             [-parts[f"attention.decoder_att.{kind}"], parts[f"f_beta.{kind}"], recurrent[kind]]
         )
         tensors[f"initial.{kind}"] = torch.cat([parts[f"init_h.{kind}"], parts[f"init_c.{kind}"]])
-        tensors[f"words.{kind}"] = parts[f"fc.{kind}"]
+        if f"fc.{kind}" in parts:
+            tensors[f"words.{kind}"] = parts[f"fc.{kind}"]
         for theirs, ours in _SAME.items():
             if f"{theirs}.{kind}" in parts and f"{ours}.{kind}" != "energy.bias":
                 tensors[f"{ours}.{kind}"] = parts[f"{theirs}.{kind}"]
+    tensors |= {name: value for name, value in parts.items() if name == "word_bias" or name.startswith("output.")}
     return tensors
 
 

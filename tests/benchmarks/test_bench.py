@@ -283,6 +283,8 @@ def test_a_loss_of_quality_fails_a_comparison(measured: Path) -> None:
         (["--rounds", "0"], "--rounds is 0; expected at least 1"),
         (["--rate", "nan"], "--rate is nan"),
         (["--batches", "2", "2"], "expected different numbers"),
+        (["--peers", "nonsense"], "--peers has 'nonsense'; expected all, or some of tutorial"),
+        (["--peers", "all", "tutorial"], "--peers has 'all'"),
         (["--split", "dev"], "need --data"),
         (["--threads", "-1"], "threads is -1"),
         (["nowhere"], "nowhere"),

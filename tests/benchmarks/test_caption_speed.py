@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from camscribe.benchmarks import caption_speed
+from camscribe.benchmarks.peers import bundle_weights
 from camscribe.benchmarks.peers.tutorial import LAST_STEP
 from camscribe.benchmarks.peers.tutorial_weights import Weights
 from camscribe.benchmarks.raw import RawGraphs, cut_decoder
@@ -54,6 +55,16 @@ def bundles(
         assert export([*arguments, "--max-words", "14"]) == 0
         made[kind] = (checkpoint, bundle)
     return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bundle_gives_back_the_weights_it_was_made_of(bundles: dict[str, tuple[Path, Path]], kind: str) -> None:
+    checkpoint, path = bundles[kind]
+    found, expected = bundle_weights.read(Bundle.load(path)), Weights.read(checkpoint).rounded()
+    assert found.vocabulary.tokens == expected.vocabulary.tokens
+    assert found.tensors.keys() == expected.tensors.keys() - {"backbone.mean", "backbone.std"}
+    for name, value in found.tensors.items():
+        assert value.equal(expected.tensors[name]), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

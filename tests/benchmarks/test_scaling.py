@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from camscribe.benchmarks import scaling
-from camscribe.benchmarks.scaling import Times, fit, measure, read_scaling, study
+from camscribe.benchmarks.scaling import Times, fit, measure, study, with_errors
+from camscribe.benchmarks.scaling_results import read_scaling
 from camscribe.runtime.errors import DataError
 
 
@@ -57,6 +58,30 @@ def test_a_study_costs_a_step_or_the_whole() -> None:
     assert (whole.cost, step.cost) == ("encoder and all steps", "one decoder step")
 
 
+def test_the_error_of_a_line_is_that_of_its_rounds() -> None:
+    generator = np.random.default_rng(3)
+    values = (1, 2, 4, 8)
+    costs = {value: (5 + 2 * value + generator.normal(0, 0.5, 40)).tolist() for value in values}
+    line = with_errors(fit(values, [float(np.median(each)) for each in costs.values()]), costs)
+    assert line.slope_95 is not None
+    assert line.fixed_95 is not None
+    assert line.slope_95[0] < line.slope_ms < line.slope_95[1]
+    assert line.slope_95[0] < 2 < line.slope_95[1]
+    assert line.fixed_95[0] < 5 < line.fixed_95[1]
+    steady = with_errors(line, {value: [5.0 + 2 * value] * 5 for value in values})
+    assert steady.slope_95 == pytest.approx((2.0, 2.0))
+    assert with_errors(fit(values, [1.0, 2.0, 3.0, 4.0]), {value: [1.0, 2.0] for value in values}).slope_95 is None
+
+
+def test_without_rounds_graphs_are_counted_and_nothing_is_timed(repository: Path, tmp_path: Path) -> None:
+    out, photo = tmp_path / "scaling.json", repository / "examples" / "dune.jpg"
+    assert scaling.main(["--image", str(photo), "--rounds", "0", "--out", str(out)]) == 0
+    made = read_scaling(out.read_text(encoding="utf-8"))
+    assert made.studies == {}
+    assert set(made.left_out.values()) == {"nothing was timed (--rounds 0)"}
+    assert made.graphs["decoder"].weight_bytes > 10e6
+
+
 @pytest.mark.slow
 def test_a_whole_run_without_models(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -72,6 +97,7 @@ def test_a_whole_run_without_models(
     assert [point.value for point in made.studies["steps"].points] == [2, 4]
     assert all(point.median_ms > 0 and point.runs == 2 for item in made.studies.values() for point in item.points)
     assert "encoder and all steps" in capsys.readouterr().out
+    assert made.graphs["encoder"].macs > made.graphs["decoder"].macs > 0
     changed = json.loads(out.read_text(encoding="utf-8"))
     changed["studies"]["beams"]["points"][0]["median_ms"] = "fast"
     with pytest.raises(DataError, match="median_ms"):

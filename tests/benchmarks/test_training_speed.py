@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from PIL import Image
 from camscribe.benchmarks import training_speed
 from camscribe.benchmarks.peers.tutorial_training import Samples, Training
 from camscribe.benchmarks.peers.tutorial_weights import Weights
-from camscribe.benchmarks.training_speed import Setting, configuration, read_samples, until_cider
+from camscribe.benchmarks.time_to_cider import Course, train_ours
+from camscribe.benchmarks.training_speed import Setting, configuration, read_samples
 from camscribe.runtime.errors import DataError, EngineError, OptionError
 from camscribe.runtime.pixels import PixelSpec
 from camscribe.train.checkpoint import Checkpoint
@@ -124,19 +127,78 @@ def test_both_sides_are_timed_in_turn(
     assert "times as fast" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["plain", "deep"])
+def test_weights_come_back_from_the_tutorial_s_names(make_checkpoint: Callable[..., Path], kind: str) -> None:
+    weights = Weights.read(make_checkpoint(kind, 0))
+    again = weights.taken_from(weights.tutorial())
+    assert again.tensors.keys() == weights.tensors.keys() - {"backbone.mean", "backbone.std"}
+    for name, value in again.tensors.items():
+        torch.testing.assert_close(value, weights.tensors[name])
+
+
+def test_a_new_decoder_leaves_the_encoder_as_it_is(make_checkpoint: Callable[..., Path]) -> None:
+    weights = Weights.read(make_checkpoint("deep", 0))
+    new, again = weights.forgotten(), weights.forgotten()
+    for name, value in new.tensors.items():
+        assert value.equal(again.tensors[name]), name
+        if name.startswith("backbone."):
+            assert value.equal(weights.tensors[name]), name
+        elif value.dim() > 1:
+            assert not value.equal(weights.tensors[name]), name
+    assert float(new.tensors["decoder.embedding.weight"].abs().max()) <= 0.1
+
+
+LOGGING = """
+import json, pathlib, time
+log = []
+def write(**entry):
+    log.append(entry)
+    pathlib.Path("metrics.jsonl").write_text("".join(json.dumps(each) + "\\n" for each in log))
+for cider in (0.1, 0.3, 0.5):
+    time.sleep(0.3)
+    write(images_per_s=1.0)
+    time.sleep(0.6)
+    write(tune_cider=cider)
+time.sleep(60)
+"""
+
+
+def watch(folder: Path, code: str, cider: float, limit_s: float) -> Course:
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stderr=subprocess.PIPE, text=True)
+    return train_ours(process, folder, cider, limit_s, look_s=0.02)
+
+
+def test_the_clock_stands_still_while_captions_are_scored(tmp_path: Path) -> None:
+    course = watch(tmp_path, LOGGING, 0.3, 50)
+    assert course.ciders == (0.1, 0.3)
+    assert course.why_not is None
+    assert course.reached_s == course.epochs_s[1]
+    between = course.epochs_s[1] - course.epochs_s[0]
+    assert between >= 0.25
+    # A busy machine may stretch it; the 0.6 s of scoring would come on top.
+    assert course.epochs_s[1] >= course.epochs_s[0] > 0.25
+
+
+def test_a_limit_ends_a_course_and_a_failure_is_an_error(tmp_path: Path) -> None:
+    course = watch(tmp_path, LOGGING, 9.0, 0.01)
+    assert course.reached_s is None
+    assert "limit 0.01 s" in (course.why_not or "")
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(EngineError, match=r"camscribe train failed: .*broken"):
+        watch(tmp_path, "import sys; sys.exit('broken')", 1.0, 1.0)
+
+
 @pytest.mark.slow
-def test_time_to_a_cider_ends_when_it_is_reached_or_never(
-    tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path]
-) -> None:
-    checkpoint = make_checkpoint("deep", 0)
-    text = configuration(checkpoint, Weights.read(checkpoint), data, "train", "train[:2]", Setting(0, 1, 6), 2)
-    reached = until_cider(text, 0.0, tmp_path / "a", tmp_path / "cache", threads=1, look_s=0.1)
-    assert reached.reached is not None
-    never = until_cider(text, 99.0, tmp_path / "b", tmp_path / "cache", threads=1, look_s=0.1)
-    assert (never.reached, never.epochs) == (None, 2)
-    broken = text.replace('train = "train"', 'train = "nothing"')
-    with pytest.raises(EngineError, match="camscribe train failed"):
-        until_cider(broken, 1.0, tmp_path / "c", tmp_path / "cache", threads=1, look_s=0.1)
+def test_both_sides_train_until_a_cider(tmp_path: Path, data: Path, make_checkpoint: Callable[..., Path]) -> None:
+    out = tmp_path / "training_speed.json"
+    arguments = ["--checkpoint", str(make_checkpoint("deep", 0)), "--data", str(data), "--batch", "3", "--rounds", "0"]
+    arguments += ["--until-cider", "0", "--until-images", "6", "--tune", "train[:3]", "--out", str(out)]
+    assert training_speed.main(arguments) == 0
+    made = json.loads(out.read_text(encoding="utf-8"))["time_to_cider"]
+    for side in (made["ours"], made["tutorial"]):
+        assert side["reached_s"] == side["epochs_s"][0] > 0
+        assert len(side["ciders"]) == 1
+    assert made["ratio"] == pytest.approx(made["tutorial"]["reached_s"] / made["ours"]["reached_s"], rel=1e-3)
 
 
 def test_bad_data_and_options_are_refused_in_one_line(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
@@ -146,5 +208,11 @@ def test_bad_data_and_options_are_refused_in_one_line(tmp_path: Path, make_check
     (tmp_path / "captions.train.tsv").write_text("no tab\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"captions\.train\.tsv:1: is 'no tab'"):
         read_samples(tmp_path, 1, PixelSpec(SIDE, SIDE), vocabulary)
-    with pytest.raises(OptionError, match="expected 2 or more"):
-        training_speed.throughput(tmp_path, tmp_path, 1, [], 1, epochs=1, threads=1)
+    for wrong, message in (
+        (["--epochs", "1"], "--epochs is 1; expected at least 2"),
+        (["--rounds", "0"], "--rounds 0 leaves nothing to measure"),
+        (["--until-cider", "nan"], "--until-cider is nan; expected a score"),
+        (["--limit", "0"], "--limit is 0; expected seconds"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            training_speed.main(["--data", str(tmp_path), *wrong])

@@ -1,0 +1,46 @@
+"""The tail of every benchmark's command line: its JSON written whole, its exit status, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from camscribe.runtime import typed_json
+from camscribe.runtime.errors import CamscribeError
+from camscribe.runtime.files import make_folder, write_atomically
+
+
+def prepare(out: Path | None) -> None:
+    """Makes sure that ``--out FILE`` can be written, before minutes are spent on it.
+
+    Raises:
+        OptionError: its folder cannot be made or written into.
+    """
+    if out is not None:
+        make_folder(out.parent, "--out")
+
+
+def write(made: Any, out: Path) -> None:
+    """Writes a dataclass as JSON, whole or not at all.
+
+    Raises:
+        SourceError: it cannot be written.
+    """
+    text = json.dumps(typed_json.encode(made), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(out, f"{text}\n".encode())
+
+
+def end(main: Callable[[], int], name: str) -> NoReturn:
+    """Runs a command and ends the process: 2 for what the user can mend, 130 for Ctrl-C."""
+    try:
+        status = main()
+    except CamscribeError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
