@@ -15,6 +15,7 @@ import numpy as np
 from camscribe.export.bundling import CPU_PRECISIONS, export_bundle
 from camscribe.export.fp16 import Added, add_fp16
 from camscribe.export.photographs import calibration_images, folder_images, parity_images
+from camscribe.export.renew import renew_decoders
 from camscribe.runtime.bundle import MANIFEST, VOCABULARY, Bundle, write_bundle
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import DataError, OptionError
@@ -33,16 +34,20 @@ def main(argv: Sequence[str]) -> int:
     if options.update is not None:
         if options.checkpoint is not None or options.out is not None:
             raise OptionError(
-                "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add"
+                "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add, --renew"
             )
         if options.ranges is not None and options.add is None:
             raise OptionError("--ranges shows the numbers of half-precision graphs; give it --add fp16 too")
-        added = update_bundle(options.update, quality, options.cpu_precision, options.add, options.calibration)
+        added = update_bundle(
+            options.update, quality, options.cpu_precision, options.add, options.calibration, renew=options.renew
+        )
         if added is not None:
             print(f"fp16: {_line(added.figures)}")
             _write_ranges(options.ranges, added.ranges)
         print(f"updated {options.update}")
         return 0
+    if options.renew:
+        raise OptionError("--renew rewrites the graphs of a bundle; name it with --update BUNDLE")
     if options.add is not None:
         raise OptionError("--add adds to a bundle; name it with --update BUNDLE")
     if options.no_fp16 and options.ranges is not None:
@@ -91,6 +96,8 @@ def update_bundle(
     cpu_precision: str | None = None,
     add: str | None = None,
     calibration: Path | None = None,
+    *,
+    renew: bool = False,
 ) -> Added | None:
     """Adds measured quality or a precision to a bundle, or names the precision that CPUs take; all else stays.
 
@@ -99,14 +106,15 @@ def update_bundle(
         quality: by precision and split.
         cpu_precision: what CPUs take from now on.
         add: ``fp16`` makes half-precision graphs of the float32 ones.
-        calibration: photographs that these are checked on, besides the bundle's own.
+        calibration: photographs that graphs are checked on, besides the bundle's own.
+        renew: write the float32 and int8 decoders as this version exports them.
 
     Returns:
         What adding the precision came to.
 
     Raises:
         BundleError: the bundle cannot be used, or not be written.
-        EngineError: half precision cannot hold the numbers of its graphs.
+        EngineError: half precision cannot hold the numbers of its graphs, or renewed ones do something else.
         OptionError: it has no such precision.
     """
     bundle = Bundle.load(folder)
@@ -126,11 +134,13 @@ def update_bundle(
         for name in manifest.files:
             if name not in (MANIFEST, VOCABULARY):
                 shutil.copyfile(folder / name, draft.folder / name)
+        images = np.stack(bundle.parity_images())
+        if calibration is not None:
+            images = np.concatenate([images, folder_images(calibration, manifest.pixels)])
+        if renew:
+            manifest = renew_decoders(draft, folder, manifest, bundle.vocabulary, images)
         added = None
         if add is not None:
-            images = np.stack(bundle.parity_images())
-            if calibration is not None:
-                images = np.concatenate([images, folder_images(calibration, manifest.pixels)])
             added = add_fp16(draft, manifest, bundle.vocabulary, images)
             manifest = added.manifest
         draft.finish(manifest, bundle.vocabulary)
@@ -171,13 +181,22 @@ def _parser() -> argparse.ArgumentParser:
         help="a report of camscribe evaluate to record; more than one for more precisions",
     )
     parser.add_argument(
-        "--update", type=Path, metavar="BUNDLE", help="add --quality, --cpu-precision or --add to this bundle"
+        "--update",
+        type=Path,
+        metavar="BUNDLE",
+        help="apply --quality, --cpu-precision, --add or --renew to this bundle",
     )
     parser.add_argument(
         "--add",
         choices=("fp16",),
         help="with --update: make half-precision graphs of the bundle's float32 ones, checked on the bundle's own "
         "images and those of --calibration",
+    )
+    parser.add_argument(
+        "--renew",
+        action="store_true",
+        help="with --update: write the float32 and int8 decoders as this version exports them; where the bundle has "
+        "half-precision graphs, give it --add fp16 too",
     )
     parser.add_argument(
         "--ranges", type=Path, metavar="FILE", help="write the largest absolute value of every fp16 tensor as JSON"

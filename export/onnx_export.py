@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.export import Dim
 
 from camscribe.export.beam_graph import constants, gather_nodes, select_nodes, value_info
+from camscribe.export.columns import turn_columns
 from camscribe.export.graphs import EncoderGraph, Example, StepGraph
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import GraphPair, GraphSpec
@@ -57,9 +58,9 @@ def export_graphs(
         ["token", *(f"gathered.{name}" for name in run.state), *(f"memory.{name}" for name in run.memory)],
         ["log_prob", "attention", *(f"next_state.{name}" for name in run.state)],
     )
-    words = pair.decoder.outputs[-1].shape[-1]
-    decoder_nodes = [*gather_nodes(list(run.state)), *step.graph.node, *select_nodes()]
-    decoder_weights = [*step.graph.initializer, *constants(int(words), end_id)]
+    words = int(pair.decoder.outputs[-1].shape[-1])
+    decoder_nodes = [*gather_nodes(list(run.state)), *step.graph.node, *select_nodes(words)]
+    decoder_weights = [*step.graph.initializer, *constants(words, end_id)]
     return (
         _assemble("encoder", pair.encoder, encoder.graph.node, encoder.graph.initializer),
         _assemble("decoder", pair.decoder, decoder_nodes, decoder_weights),
@@ -123,8 +124,9 @@ def _assemble(
     )
     _to_opset_17(graph)
     cast_pixels_first(graph)
-    _drop_unused(graph)
     model = new_model(graph)
+    turn_columns(model)
+    drop_unused(model.graph)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -207,7 +209,8 @@ def _drop_attribute(node: onnx.NodeProto, name: str) -> None:
     node.attribute.extend(kept)
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Drops constants that nothing reads."""
     used = {name for node in graph.node for name in node.input}
     kept = [weight for weight in graph.initializer if weight.name in used]
     del graph.initializer[:]

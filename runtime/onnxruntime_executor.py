@@ -29,6 +29,7 @@ _PLANS_KEPT = 4
 # TensorFloat-32 would round the float32 reference to 10 bits; an exhaustive search for the fastest convolution takes
 # longer than a caption.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+_SPIN_US = "50"
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
@@ -246,8 +247,11 @@ def open_session(path: Path, device: Device, threads: int | None = None, provide
     options.intra_op_num_threads = threads or physical_cores()
     options.inter_op_num_threads = 1
     # Waiting threads spin, so that a step of half a millisecond need not wake them; but not beyond a run, where the
-    # threads of the other graph need the cores.
+    # threads of the other graph need the cores, nor longer than single-threaded stretches of a run last: where other
+    # programs are busy, a thread that spins has used up its share of a core when it is needed. (Known since ONNX
+    # Runtime 1.26; earlier ones ignore it.)
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
     options.log_severity_level = 4  # what goes wrong is raised, and said in one line
     wanted = providers or providers_for(device)
     if device == "cuda":

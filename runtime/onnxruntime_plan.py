@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -104,6 +105,7 @@ class Plan:
         self._trace.token[0] = manifest.special_tokens.start
         self._trace.parent[0] = np.arange(beams)
         self._trace.score[0] = initial_score(images, beams)
+        self._looks: list[Trace | None] = [None] * (steps + 1)
         self._rows.upload()
         self._at = encoded = {name: made.pointer for name, made in self._encoded.items()}
         self.encoder_binding = _bind(encoder, device, pair.encoder.inputs, {"image": self._image.pointer}, sizes)
@@ -192,18 +194,16 @@ class Plan:
     def read(self, steps: int, *, attention: bool) -> Trace:
         """The first ``steps`` steps, as views."""
         self._rows.download()
-        if attention:
-            self._attention.download()
         trace, end = self._trace, steps + 1
-        weights = trace.attention
-        return Trace(
-            trace.token[1:end],
-            trace.parent[1:end],
-            trace.score[1:end],
-            trace.ended_score[1:end],
-            trace.ended_parent[1:end],
-            weights[:steps] if attention and weights is not None else None,
-        )
+        # A search looks after every step, and making the views takes longer than reading them.
+        look = self._looks[steps]
+        if look is None:
+            rows = (trace.token, trace.parent, trace.score, trace.ended_score, trace.ended_parent)
+            look = self._looks[steps] = Trace(*(each[1:end] for each in rows))
+        if not attention or trace.attention is None:
+            return look
+        self._attention.download()
+        return replace(look, attention=trace.attention[:steps])
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> list[int]:

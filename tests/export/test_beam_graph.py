@@ -38,14 +38,14 @@ def _select_session(words: int) -> Any:
         value_info("bias", "float32", (words,)),
     ]
     outputs = [value_info(name, "float32" if "score" in name else "int32", ("B", "K")) for name in OUTPUTS]
-    return _session(select_nodes(), inputs, outputs, words)
+    return _session(select_nodes(words), inputs, outputs, words)
 
 
 @given(
     seed=st.integers(0, 2**32 - 1),
     images=st.integers(1, 4),
     beams=st.integers(1, 6),
-    words=st.sampled_from([3, 4, 5, 17, 300]),
+    words=st.sampled_from([3, 4, 5, 17, 300, 1024, 1031]),  # the last two in groups, without and with padding
     ties=st.booleans(),
     dead=st.integers(0, 5),
     banned=st.integers(0, 3),

@@ -116,6 +116,7 @@ def test_measured_quality_is_added_to_a_bundle(bundle: Bundle, tmp_path: Path) -
         ["--quality", "int8=missing.json", "--update", "nowhere"],
         ["--update", "nowhere", "--cpu-precision", "int8"],
         ["checkpoint", "--out", "x", "--update", "nowhere"],
+        ["checkpoint", "--out", "x", "--renew"],
         ["checkpoint", "--out", "x", "--no-int8", "--cpu-precision", "int8"],
         ["checkpoint", "--out", "x", "--no-int8", "--int8-encoder"],
     ],
