@@ -1,0 +1,270 @@
+"""``ros2://`` and ``--ros2`` over real DDS on loopback. The other process has Cyclone's own coding, none of ours."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from camscribe.runtime.errors import OptionError, SinkError, SourceError
+from camscribe.runtime.stream import dds
+
+pytest.importorskip("cyclonedds", reason="cyclonedds is not installed")
+
+PEER = Path(__file__).with_name("dds_peer.py")
+DOMAIN = random.randrange(20, 100)  # noqa: NPY002 - two test runs on one machine must not hear each other
+LOOPBACK = (
+    "<CycloneDDS><Domain><General><AllowMulticast>false</AllowMulticast><Interfaces>"
+    '<NetworkInterface address="127.0.0.1"/></Interfaces></General><Discovery><ParticipantIndex>auto</ParticipantIndex>'
+    '<Peers><Peer address="127.0.0.1"/></Peers></Discovery></Domain></CycloneDDS>'
+)
+
+
+@pytest.fixture(autouse=True)
+def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CYCLONEDDS_URI", LOOPBACK)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
+
+
+Peer = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    """Starts the other process."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(PEER), str(DOMAIN), *arguments]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert running[-1].stdout is not None
+        assert running[-1].stdout.readline() == "ready\n"
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("reliability", ["reliable", "best effort"])
+def test_images_of_another_process_arrive(peer: Peer, reliability: str) -> None:
+    peer("camera", "/camera/image_raw", "image", reliability)
+    source = dds.open_source("ros2://camera/image_raw?wait=20")
+    try:
+        frames = [source.read() for _ in range(3)]
+    finally:
+        source.close()
+    assert source.live
+    for frame in frames:
+        assert frame is not None
+        number = frame.stamp_ns // 10**9 - 1_700_000_000
+        assert frame.stamp_ns % 10**9 == 5
+        row = [[number, 1, 2], [3, 4, 5]]
+        np.testing.assert_array_equal(frame.pixels, [row, row])  # without the padding of a row
+        assert (frame.color, frame.name) == ("bgr", "front camera")
+        assert time.monotonic() - frame.captured_s < 60
+    assert [frame.sequence for frame in frames if frame] == [0, 1, 2]
+
+
+def test_compressed_images_arrive_and_a_damaged_one_is_passed_over(peer: Peer) -> None:
+    peer("camera", "/camera/image_raw/compressed", "compressed", "best effort")
+    source = dds.open_source("ros2:///camera/image_raw/compressed?wait=20")
+    try:
+        first = source.read()
+        frames = [source.read() for _ in range(8)]
+    except SourceError as error:  # the very first was a damaged one, which is an error
+        assert "damaged" in str(error)
+        frames = [source.read() for _ in range(8)]
+        first = frames[0]
+    finally:
+        source.close()
+    assert first is not None
+    assert first.pixels.shape == (24, 32, 3)
+    numbers = [frame.stamp_ns // 10**9 - 1_700_000_000 for frame in frames if frame]
+    assert not [number for number in numbers if number % 5 == 0]
+    assert numbers == sorted(numbers)
+
+
+def test_only_the_newest_frame_waits(peer: Peer) -> None:
+    peer("camera", "/camera/image_raw", "image", "reliable")
+    source = dds.open_source("ros2://camera/image_raw?wait=20")
+    try:
+        first = source.read()
+        time.sleep(1)
+        second, third = source.read(), source.read()
+    finally:
+        source.close()
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert second.stamp_ns - first.stamp_ns > 10 * 10**9  # what came meanwhile was not kept
+    assert third.stamp_ns > second.stamp_ns
+
+
+def test_a_publisher_that_returns_is_heard_again(peer: Peer) -> None:
+    one = peer("camera", "/camera/image_raw", "image", "best effort")
+    source = dds.open_source("ros2://camera/image_raw?wait=20")
+    try:
+        assert source.read() is not None
+        one.kill()
+        one.wait()
+        peer("camera", "/camera/image_raw", "image", "best effort")
+        frame = source.read()
+        while frame is not None and frame.stamp_ns // 10**9 - 1_700_000_000 > 50:
+            frame = source.read()
+    finally:
+        source.close()
+    assert frame is not None
+
+
+def test_a_topic_of_another_type_is_named(peer: Peer) -> None:
+    peer("camera", "/chatter", "string", "reliable")
+    with pytest.raises(SourceError, match=r"chatter.*is a topic of std_msgs/msg/String; expected sensor_msgs/msg/Image"):
+        dds.open_source("ros2://chatter?wait=20")
+
+
+def test_a_misspelt_topic_says_which_one_may_be_meant(peer: Peer) -> None:
+    peer("camera", "/camera/image_raw", "image", "reliable")
+    with pytest.raises(SourceError, match="did you mean /camera/image_raw"):
+        dds.open_source("ros2://camera/image_rw?wait=3")
+
+
+def test_an_encoding_nobody_knows_ends_the_source_at_its_first_image(peer: Peer) -> None:
+    peer("camera", "/depth", "odd", "reliable")
+    source = dds.open_source("ros2://depth?wait=20")
+    try:
+        with pytest.raises(SourceError, match="depth image"):
+            source.read()
+    finally:
+        source.close()
+
+
+def test_close_from_another_thread_ends_a_read_that_waits() -> None:
+    source = dds.open_source("ros2://nobody?wait=inf")
+    result: list[object] = []
+    thread = threading.Thread(target=lambda: result.append(source.read()))
+    thread.start()
+    time.sleep(0.3)
+    source.close()
+    thread.join(1)
+    assert result == [None]
+    source.close()
+    assert source.read() is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("ros2://", "names nothing"),
+        ("ros2://1st", "not the name of a ROS topic"),
+        ("ros2://a//b", "not the name of a ROS topic"),
+        ("ros2://a?domain=233", "domain is '233'; expected 0 to 232"),
+        ("ros2://a?wait=soon", "wait is 'soon'; expected a number"),
+        ("ros2://a?wate=3", "did you mean wait?"),
+        ("ros2://a?wait=1&wait=2", "given twice"),
+    ],
+)
+def test_a_wrong_uri_is_one_clear_line(uri: str, message: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        dds.open_source(uri)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_process_hears_captions_and_diagnostics(
+    peer: Peer, captioned: Any, counts: Any, control: Any
+) -> None:
+    listener = peer("listen", "/caption")
+    sink = dds.RosSink("caption")
+    assert sink.name == "--ros2 caption"
+    assert not sink.wants_frames
+    sink.open(control)
+    try:
+        sink.counts(counts())
+        # A writer knows its reader only after they found each other.
+        heard: dict[str, Any] = {}
+        assert listener.stdout is not None
+        lines = iter(listener.stdout)
+        publishing = threading.Event()
+
+        def publish() -> None:
+            while not publishing.wait(0.05):
+                sink.caption(captioned("a man é", 7))
+                sink.counts(counts())
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        while len(heard) < 3:
+            topic, value = json.loads(next(lines))
+            heard[topic] = value
+        publishing.set()
+        thread.join()
+    finally:
+        sink.close()
+        sink.close()
+    assert heard["/caption"] == "a man é"
+    record = json.loads(heard["/caption/stamped"])
+    assert record["stamp"] == {"sec": 1_700_000_000, "nanosec": 823_456_789}
+    assert (record["text"], record["frame_id"], record["sequence"]) == ("a man é", "front camera", 7)
+    assert (record["latency_ms"], record["age_ms"], record["dropped"]) == (10.5, 33.3, 40)
+    level, message, values = heard["/diagnostics"]
+    assert (level, message) == (0, "captioning")
+    assert values["dropped"] == "40"
+    assert values["latency p50 [ms]"] == "unknown"
+
+
+def test_the_last_captions_reach_a_listener_before_the_sink_ends(peer: Peer, captioned: Any, control: Any) -> None:
+    listener = peer("listen", "/caption")
+    sink = dds.RosSink("/caption")
+    sink.open(control)
+    assert listener.stdout is not None
+    probe = threading.Thread(target=listener.stdout.readline)
+    probe.start()
+    while probe.is_alive():
+        sink.caption(captioned("searching"))
+        probe.join(0.05)
+    sink.caption(captioned("the last"))
+    sink.close()
+    for line in listener.stdout:
+        if json.loads(line) == ["/caption", "the last"]:
+            return
+
+
+def test_a_wrong_domain_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "many")
+    with pytest.raises(OptionError, match="ROS_DOMAIN_ID is 'many'; expected 0 to 232"):
+        dds.RosSink("caption")
+
+
+def test_a_configuration_that_is_none_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, control: Any) -> None:
+    monkeypatch.setenv("CYCLONEDDS_URI", "<Cyclone")
+    sink = dds.RosSink("caption", domain=DOMAIN + 100)
+    with pytest.raises(SinkError, match=f"DDS domain {DOMAIN + 100} cannot be joined"):
+        sink.open(control)
+
+
+def test_localhost_only_is_obeyed_and_leaves_the_environment_as_it_was(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer("camera", "/camera/image_raw", "image", "reliable")
+    monkeypatch.delenv("CYCLONEDDS_URI")
+    monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")
+    code = (
+        "import os\n"
+        "from camscribe.runtime.stream import dds\n"
+        "source = dds.open_source('ros2://camera/image_raw?wait=20')\n"
+        "print(source.read().name, 'CYCLONEDDS_URI' in os.environ)\n"
+        "source.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "front camera False\n", done.stderr
