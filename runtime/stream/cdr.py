@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias
 
-from camscribe.runtime.errors import SourceError
+from camscribe.runtime.stream.source import FrameError
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -69,9 +69,12 @@ class Image:
         """Reads a message. ``data`` of the result is a view of the argument, nothing is copied.
 
         Raises:
-            SourceError: the bytes are no such message.
+            FrameError: the bytes are no such message.
         """
-        reader = _Reader(data, cls.TYPE)
+        return cls._read(_Reader(data, cls.TYPE))
+
+    @classmethod
+    def _read(cls, reader: _Reader) -> Image:
         stamp_ns, frame_id = reader.header()
         height, width = reader.numbers("II")
         encoding = reader.text()
@@ -104,7 +107,10 @@ class CompressedImage:
     @classmethod
     def decode(cls, data: Buffer) -> CompressedImage:
         """Reads a message, see ``Image.decode``."""
-        reader = _Reader(data, cls.TYPE)
+        return cls._read(_Reader(data, cls.TYPE))
+
+    @classmethod
+    def _read(cls, reader: _Reader) -> CompressedImage:
         stamp_ns, frame_id = reader.header()
         return cls(stamp_ns, frame_id, reader.text(), reader.block())
 
@@ -178,6 +184,23 @@ class DiagnosticArray:
         return cls(stamp_ns, frame_id, tuple(status))
 
 
+def image_of(data: Buffer) -> Image | CompressedImage:
+    """Reads an image message of either type, where nothing but the bytes tells which: the one that ends where they do.
+
+    Raises:
+        FrameError: the bytes are neither.
+    """
+    for kind in (Image, CompressedImage):
+        reader = _Reader(data, f"{Image.TYPE} or {CompressedImage.TYPE}")
+        try:
+            message: Image | CompressedImage = kind._read(reader)
+        except FrameError:
+            continue
+        if reader.left < 4:  # some writers pad the end
+            return message
+    raise FrameError(f"a message of {len(data)} bytes is no {Image.TYPE} and no {CompressedImage.TYPE}")
+
+
 class _Writer:
     """Puts fields behind one another, little-endian."""
 
@@ -229,9 +252,14 @@ class _Reader:
         self._kind = kind
         if len(self._data) < 4 or self._data[0] or self._data[1] not in _ORDERS:
             head = bytes(self._data[:4]).hex(" ") or "nothing"
-            raise SourceError(f"a message begins with {head}; expected {kind} in CDR (00 01 00 00 or 00 00 00 00)")
+            raise FrameError(f"a message begins with {head}; expected {kind} in CDR (00 01 00 00 or 00 00 00 00)")
         self._order = _ORDERS[self._data[1]]
         self._at = 4
+
+    @property
+    def left(self) -> int:
+        """Bytes that were not taken yet."""
+        return len(self._data) - self._at
 
     def numbers(self, kinds: str) -> tuple[int, ...]:
         """Numbers of one size."""
@@ -243,7 +271,7 @@ class _Reader:
         """A string. Some writers count no zero behind an empty one."""
         (size,) = self.numbers("I")
         if size > MAX_TEXT:
-            raise SourceError(f"a {self._kind} has a text of {size} bytes; it is damaged, or of another type")
+            raise FrameError(f"a {self._kind} has a text of {size} bytes; it is damaged, or of another type")
         return str(self._take(size), "utf-8", errors="replace").removesuffix("\x00")
 
     def header(self) -> tuple[int, str]:
@@ -255,7 +283,7 @@ class _Reader:
     def count(self) -> int:
         """The length of a sequence whose items take at least 4 bytes."""
         (count,) = self.numbers("I")
-        if count * 4 > len(self._data) - self._at:
+        if count * 4 > self.left:
             raise self._cut_off(count * 4)
         return count
 
@@ -271,8 +299,7 @@ class _Reader:
         self._at += size
         return taken
 
-    def _cut_off(self, size: int) -> SourceError:
-        left = max(0, len(self._data) - self._at)
-        return SourceError(
-            f"a {self._kind} is cut off: {size} bytes were to follow, {left} do; it is damaged, or of another type"
+    def _cut_off(self, size: int) -> FrameError:
+        return FrameError(
+            f"a {self._kind} is cut off: {size} bytes were to follow, {max(0, self.left)} do; it is damaged, or of another type"
         )

@@ -13,14 +13,15 @@ import time
 from functools import lru_cache
 from typing import Any
 
-from camscribe.runtime.errors import OptionError, SinkError, SourceError
+from camscribe.runtime.errors import CamscribeError, OptionError, SinkError, SourceError
 from camscribe.runtime.stream.cdr import CompressedImage, DiagnosticArray, Image, Message, String
 from camscribe.runtime.stream.counters import Counts
 from camscribe.runtime.stream.frame import Captioned, Frame
-from camscribe.runtime.stream.robots import Patience, meant, need, number, split
+from camscribe.runtime.stream.robots import located, need, not_among
 from camscribe.runtime.stream.ros_images import frame_of
 from camscribe.runtime.stream.ros_topics import DIAGNOSTICS, STAMPED, diagnostics, full_name, stamped_json
 from camscribe.runtime.stream.sink import Control
+from camscribe.runtime.stream.uri import SourceUri
 
 WAIT_S = 5.0
 """How long a topic is waited for that nobody publishes yet; ``?wait=SECONDS``."""
@@ -39,15 +40,16 @@ _LOCALHOST = (
 _environment = threading.Lock()
 
 
-def open_source(uri: str) -> RosSource:
+def open_source(uri: SourceUri) -> RosSource:
     """Opens ``ros2://TOPIC``, of ``sensor_msgs/msg/Image`` or ``CompressedImage``.
 
     Options: ``domain`` (default: ROS_DOMAIN_ID, else 0) and ``wait``, the seconds for which a topic is waited for that
     nobody publishes yet (default 5; ``inf`` for ever: then it is waited for in ``read``).
 
     Raises:
-        SourceError: Cyclone DDS is not installed, an option has no meaning, nobody publishes the topic, or it is no
-            topic of images.
+        SourceError: nobody publishes the topic, or it is no topic of images.
+        OptionError: the topic is no name, or an option has no meaning.
+        EngineError: Cyclone DDS is not installed.
     """
     return RosSource(uri)
 
@@ -55,24 +57,18 @@ def open_source(uri: str) -> RosSource:
 class RosSource:
     """The newest image of a topic: best effort and a depth of 1, which fits reliable and best-effort cameras alike."""
 
-    def __init__(self, uri: str) -> None:
-        place, options = split(uri, ("domain", "wait"))
+    def __init__(self, uri: SourceUri) -> None:
         self._uri = uri
-        try:
-            self._topic = full_name(place)
-        except OptionError as error:
-            raise SourceError(f"{uri}: {error}") from error
-        need("cyclonedds", uri, SourceError)
-        domain = _domain(options.get("domain"), uri, SourceError)
-        wait_s = number(uri, options, "wait", WAIT_S, 0, float("inf"))
+        self._topic = full_name(uri.path)
+        domain = _domain(uri.options.get("domain"), str(uri))
+        wait_s = uri.number("wait", WAIT_S, 0.0, float("inf"))
         self._closed = threading.Event()
         self._using = threading.Lock()
         self._sequence = 0
-        self._patience = Patience()
         self._type: type[Image] | type[CompressedImage] = Image
         self._reader: Any = None
         self._waiting: Any = None
-        self._participant = _participant(domain, uri, SourceError)
+        self._participant = _participant(domain, str(uri), SourceError)
         self._looker = _publications(self._participant)
         try:
             if wait_s < float("inf") and not self._find(wait_s):
@@ -107,19 +103,15 @@ class RosSource:
             self._waiting = self._reader = self._looker = self._participant = None
 
     def _frame(self, sample: Any) -> Frame | None:
-        """A sample as a frame; None where it says no more than that a publisher left, or is damaged."""
+        """A sample as a frame; None where it says no more than that a publisher left."""
         if not sample.sample_info.valid_data:
             return None
         arrived_s, arrived_ns = time.monotonic(), time.time_ns()
         self._sequence += 1
         try:
-            message = self._type.decode(sample.cdr)
-            frame = frame_of(message, self._sequence - 1, arrived_s, arrived_ns)
+            return frame_of(self._type.decode(sample.cdr), self._sequence - 1, arrived_s, arrived_ns)
         except SourceError as error:
-            self._patience.bad(error, self._uri)
-            return None
-        self._patience.good()
-        return frame
+            raise located(error, self._uri) from error
 
     def _find(self, wait_s: float) -> bool:
         """Waits until somebody publishes the topic, and begins to listen.
@@ -134,7 +126,7 @@ class RosSource:
                 if kind not in (Image.TYPE, CompressedImage.TYPE):
                     raise SourceError(
                         f"{self._uri}: is a topic of {kind}; expected {Image.TYPE} or {CompressedImage.TYPE}"
-                        f"{self._others()}"
+                        f"{not_among(self._topic, self._images())}"
                     )
                 self._listen(Image if kind == Image.TYPE else CompressedImage)
                 return True
@@ -145,7 +137,7 @@ class RosSource:
         return False
 
     def _listen(self, kind: type[Image] | type[CompressedImage]) -> None:
-        core, qos, sub, topic = (need(f"cyclonedds.{name}", self._uri, SourceError) for name in ("core", "qos", "sub", "topic"))
+        core, qos, sub, topic = (_cyclone(name, str(self._uri)) for name in ("core", "qos", "sub", "topic"))
         policy = qos.Policy
         self._type = kind
         self._reader = sub.DataReader(
@@ -171,16 +163,13 @@ class RosSource:
                 found.append((name.removeprefix("rt"), _ros_type(kind)))
         return found
 
-    def _others(self) -> str:
-        images = sorted({name for name, kind in self._seen() if kind in (Image.TYPE, CompressedImage.TYPE)})
-        return f"; topics of images here: {', '.join(images)}" if images else "; there is no topic of images here"
+    def _images(self) -> list[str]:
+        return [name for name, kind in self._seen() if kind in (Image.TYPE, CompressedImage.TYPE)]
 
     def _nobody(self, wait_s: float) -> SourceError:
-        seen = dict(self._seen())
-        hint = meant(self._topic, seen) if seen else ""
         return SourceError(
-            f"{self._uri}: nobody published {self._topic} for {wait_s:g} s{hint if 'did you mean' in hint else ''}"
-            f"{self._others()}; the domain is the publisher's (ROS_DOMAIN_ID)? ?wait=inf waits for it"
+            f"{self._uri}: nobody published {self._topic} for {wait_s:g} s{not_among(self._topic, self._images())}; "
+            "the publisher's ROS_DOMAIN_ID must be the same"
         )
 
 
@@ -188,10 +177,19 @@ class RosSink:
     """Publishes captions on a ROS 2 topic, see ``ros_topics``: reliably, as ROS's own publishers do by default."""
 
     def __init__(self, topic: str, domain: int | None = None, max_age_ms: float | None = None) -> None:
-        """``max_age_ms``: frames older than that make /diagnostics warn; None: never."""
+        """Args:
+            topic: of the sentences.
+            domain: ROS_DOMAIN_ID; None for the environment's, else 0.
+            max_age_ms: frames older than that make /diagnostics warn; None: never.
+
+        Raises:
+            OptionError: the topic is no name, or the domain no number of one.
+            EngineError: Cyclone DDS is not installed.
+        """
         self._topic = full_name(topic)
         self._name = f"--ros2 {topic}"
-        self._domain = _domain(None if domain is None else str(domain), self._name, OptionError)
+        _cyclone("core", self._name)
+        self._domain = _domain(None if domain is None else str(domain), self._name)
         self._max_age_ms = max_age_ms
         self._counts: Counts | None = None
         self._source = ""
@@ -210,7 +208,6 @@ class RosSink:
 
     def open(self, control: Control) -> None:
         """See ``Sink``."""
-        need("cyclonedds", self._name, SinkError)
         self._source = control.source
         self._participant = _participant(self._domain, self._name, SinkError)
         for topic, kind in (
@@ -242,7 +239,7 @@ class RosSink:
         self._participant = None
 
     def _writer(self, topic_name: str, kind: str) -> Any:
-        pub, qos, topic = (need(f"cyclonedds.{name}", self._name, SinkError) for name in ("pub", "qos", "topic"))
+        pub, qos, topic = (_cyclone(name, self._name) for name in ("pub", "qos", "topic"))
         policy = qos.Policy
         return pub.DataWriter(
             self._participant,
@@ -256,7 +253,7 @@ class RosSink:
         )
 
     def _publish(self, topic: str, message: Message) -> None:
-        core = need("cyclonedds.core", self._name, SinkError)
+        core = _cyclone("core", self._name)
         writer = self._writers.get(topic)
         if writer is None:
             return
@@ -270,27 +267,31 @@ class RosSink:
             raise SinkError(f"{self._name}: {topic} cannot be published ({error})") from error
 
 
-def _domain(text: str | None, what: str, error: type[SourceError] | type[OptionError]) -> int:
+def _cyclone(module: str, what: str) -> Any:
+    return need(f"cyclonedds.{module}", what, "ros2")
+
+
+def _domain(text: str | None, what: str) -> int:
     """The number of the ROS domain.
 
     Raises:
-        SourceError or OptionError: it is none.
+        OptionError: it is none.
     """
     given = text if text is not None else os.environ.get("ROS_DOMAIN_ID") or "0"
     # Ports are computed from it: above 232 there are none.
     if not given.isdecimal() or int(given) > 232:
         name = "domain" if text is not None else "ROS_DOMAIN_ID"
-        raise error(f"{what}: {name} is {given!r}; expected 0 to 232")
+        raise OptionError(f"{what}: {name} is {given!r}; expected 0 to 232")
     return int(given)
 
 
-def _participant(domain: int, what: str, error: type[SourceError] | type[SinkError]) -> Any:
+def _participant(domain: int, what: str, error: type[CamscribeError]) -> Any:
     """Joins a domain, on this machine alone where ROS was told so.
 
     Raises:
-        SourceError or SinkError: it cannot be joined.
+        CamscribeError: of the class ``error``: it cannot be joined.
     """
-    core = need("cyclonedds.core", what, error)
+    core = _cyclone("core", what)
     alone = (
         os.environ.get("ROS_LOCALHOST_ONLY") == "1"
         or os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() == "LOCALHOST"
@@ -302,7 +303,7 @@ def _participant(domain: int, what: str, error: type[SourceError] | type[SinkErr
         try:
             if configure:
                 os.environ["CYCLONEDDS_URI"] = _LOCALHOST
-            return need("cyclonedds.domain", what, error).DomainParticipant(domain)
+            return _cyclone("domain", what).DomainParticipant(domain)
         except core.DDSException as reason:
             raise error(f"{what}: DDS domain {domain} cannot be joined ({reason}); see CYCLONEDDS_URI") from reason
         finally:

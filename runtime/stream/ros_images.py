@@ -11,6 +11,7 @@ from camscribe.runtime.images import MAX_PIXELS, Color
 from camscribe.runtime.pixels import Pixels, opencv
 from camscribe.runtime.stream.cdr import CompressedImage, Image
 from camscribe.runtime.stream.frame import Frame
+from camscribe.runtime.stream.source import FrameError
 
 
 class _Layout(NamedTuple):
@@ -63,7 +64,8 @@ def frame_of(message: Image | CompressedImage, sequence: int, arrived_s: float, 
             has none.
 
     Raises:
-        SourceError: the encoding is not known, the sizes do not fit, or the image file inside is damaged.
+        SourceError: the encoding is not known.
+        FrameError: the sizes do not fit, or the image file inside is damaged.
         EngineError: OpenCV is not installed, and the pixels must be converted.
     """
     pixels, color = pixels_of(message)
@@ -79,6 +81,7 @@ def pixels_of(message: Image | CompressedImage) -> tuple[Pixels, Color | None]:
 
     Raises:
         SourceError: see ``frame_of``.
+        FrameError: see ``frame_of``.
         EngineError: see ``frame_of``.
     """
     return _decompressed(message) if isinstance(message, CompressedImage) else _raw(message)
@@ -118,20 +121,20 @@ def _raw(message: Image) -> tuple[Pixels, Color | None]:
         raise SourceError(f"the images have the encoding {encoding!r}; {hint}")
     size = f"{width} x {height} {encoding} with {message.step} bytes a row"
     if not 1 <= height * width <= MAX_PIXELS:
-        raise SourceError(f"an image says {size}; expected 1 to {MAX_PIXELS} pixels")
+        raise FrameError(f"an image says {size}; expected 1 to {MAX_PIXELS} pixels")
     planar = encoding in ("nv12", "nv21")
     if (planar and (height % 2 or width % 2)) or (encoding.startswith(("yuv", "uyvy", "yuyv")) and width % 2):
-        raise SourceError(f"an image says {size}; expected even sides")
+        raise FrameError(f"an image says {size}; expected even sides")
     rows = height * 3 // 2 if planar else height
     shape = (rows, width) if layout.channels == 1 else (rows, width, layout.channels)
     strides = (message.step, 1) if layout.channels == 1 else (message.step, layout.channels, 1)
     if message.step < width * layout.channels:
-        raise SourceError(f"an image says {size}; expected at least {width * layout.channels}")
+        raise FrameError(f"an image says {size}; expected at least {width * layout.channels}")
     try:
         # Checks that the bytes suffice. The last row may come without its padding.
         pixels: Pixels = np.ndarray(shape, np.uint8, message.data, strides=strides)
     except TypeError as error:
-        raise SourceError(f"an image says {size}, and has {len(message.data)} bytes in all") from error
+        raise FrameError(f"an image says {size}, and has {len(message.data)} bytes in all") from error
     if encoding == "mono16":
         return pixels[:, :, 0 if message.big_endian else 1], None
     if layout.conversion:
@@ -139,7 +142,7 @@ def _raw(message: Image) -> tuple[Pixels, Color | None]:
         try:
             pixels = cv2.cvtColor(np.ascontiguousarray(pixels), getattr(cv2, layout.conversion))
         except cv2.error as error:
-            raise SourceError(f"an image says {size}; OpenCV cannot convert it ({error})") from error
+            raise FrameError(f"an image says {size}; OpenCV cannot convert it ({error})") from error
     return (pixels[:, :, :3] if layout.channels == 4 else pixels), layout.color
 
 
@@ -151,9 +154,9 @@ def _decompressed(message: CompressedImage) -> tuple[Pixels, Color | None]:
     try:
         pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
     except cv2.error as error:
-        raise SourceError(f"a compressed image ({message.format or 'no format said'}) is damaged ({error})") from error
+        raise FrameError(f"a compressed image ({message.format or 'no format said'}) is damaged ({error})") from error
     if pixels is None:
-        raise SourceError(
+        raise FrameError(
             f"a compressed image ({message.format or 'no format said'}, {content.size} bytes) is damaged, or of a kind "
             "that OpenCV does not read; expected JPEG or PNG"
         )

@@ -46,27 +46,18 @@ def full_name(topic: str) -> str:
 
 
 def stamped(item: Captioned, counts: Counts | None = None) -> dict[str, object]:
-    """A caption with all that is known of it, ready for JSON. Unknown numbers are None.
+    """A caption with all that is known of it, ready for JSON: ``Captioned.to_dict`` and what a robot adds to that.
 
     Args:
         item: the caption.
         counts: the stream's latest counters; None where there are none yet.
     """
-    caption, frame = item.caption, item.frame
-    seconds, nanoseconds = divmod(frame.stamp_ns, _NS)
+    seconds, nanoseconds = divmod(item.frame.stamp_ns, _NS)
     return {
         "stamp": {"sec": seconds, "nanosec": nanoseconds},
-        "frame_id": frame.name,
-        "sequence": frame.sequence,
-        "text": caption.text,
-        "score": _number(caption.score, 4),
-        "log_prob": _number(caption.log_prob, 4),
-        "truncated": caption.truncated,
-        "alternatives": [
-            {"text": sentence.text, "score": _number(sentence.score, 4)} for sentence in caption.hypotheses[1:]
-        ],
-        "latency_ms": _number(caption.timings.total_ms, 2),
-        "age_ms": _number(item.age_ms, 2),
+        "frame_id": item.frame.name,
+        **item.to_dict(),
+        "latency_ms": round(item.caption.timings.total_ms, 3),
         "captured": None if counts is None else counts.captured,
         "dropped": None if counts is None else counts.dropped,
     }
@@ -111,11 +102,6 @@ def diagnostics(counts: Counts, source: str, max_age_ms: float | None = None) ->
     }
     status = DiagnosticStatus(level, "camscribe: captions", message, "camscribe", tuple(values.items()))
     return DiagnosticArray(time.time_ns(), "", (status,))
-
-
-def _number(value: float, digits: int) -> float | None:
-    """JSON has no NaN."""
-    return round(float(value), digits) if math.isfinite(value) else None
 
 
 def _text(value: float) -> str:

@@ -4,7 +4,7 @@
 captions and diagnostics as JSON lines.
 """
 
-# ruff: noqa: I001 - Cyclone reads annotations as objects, so they must not become text
+# No annotations from __future__: Cyclone reads them as objects.
 import json
 import sys
 import time
@@ -83,7 +83,9 @@ def camera(topic: str, kind: str, reliability: str) -> None:
     types = {"image": Image, "compressed": CompressedImage, "string": String, "odd": Image}
     reliable = Policy.Reliability.Reliable(10**8) if reliability == "reliable" else Policy.Reliability.BestEffort
     writer = DataWriter(
-        participant, Topic(participant, f"rt{topic}", types[kind]), qos=Qos(reliable, Policy.History.KeepLast(5), CLASSIC)
+        participant,
+        Topic(participant, f"rt{topic}", types[kind]),
+        qos=Qos(reliable, Policy.History.KeepLast(5), CLASSIC),
     )
     print("ready", flush=True)
     for number in range(2000):
