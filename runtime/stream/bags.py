@@ -124,9 +124,13 @@ def _choose(topics: dict[str, str], uri: SourceUri) -> str:
     asked = uri.options.get("topic")
     if asked is None:
         if not images:
-            raise SourceError(f"{uri}: holds no topic of images ({Image.TYPE} or {CompressedImage.TYPE}); it has {listed}")
+            raise SourceError(
+                f"{uri}: holds no topic of images ({Image.TYPE} or {CompressedImage.TYPE}); it has {listed}"
+            )
         if len(images) > 1:
-            raise SourceError(f"{uri}: holds several topics of images; add ?topic= and one of {', '.join(sorted(images))}")
+            raise SourceError(
+                f"{uri}: holds several topics of images; add ?topic= and one of {', '.join(sorted(images))}"
+            )
         return images[0]
     topic = next((name for name in (asked, f"/{asked}") if name in topics), None)
     if topic is None:
@@ -156,7 +160,9 @@ def _open(path: Path, where: str) -> Recording:
         if path.is_dir() and not (path / "metadata.yaml").is_file():
             parts = sorted(path.glob("*.mcap")) or sorted(path.glob("*.db3"))
             if not parts:
-                raise SourceError(f"{where}: is no recording; expected a folder with metadata.yaml, .mcap or .db3 files")
+                raise SourceError(
+                    f"{where}: is no recording; expected a folder with metadata.yaml, .mcap or .db3 files"
+                )
         else:
             parts = [path]
         if parts[0].suffix == ".mcap":
@@ -268,17 +274,17 @@ class _Mcap:
             schema = schemas.get(channel.schema_id)
             kind = "no schema" if schema is None else schema.name
             # Foxglove's own type of the same name is in another coding.
-            self._topics[channel.topic] = kind if channel.message_encoding == "cdr" else f"{kind}, {channel.message_encoding}"
+            self._topics[channel.topic] = (
+                kind if channel.message_encoding == "cdr" else f"{kind}, {channel.message_encoding}"
+            )
         return summary is not None
 
     def _records(self, file: Any) -> Iterator[Any]:
         """The records of a file that was cut off, as far as they are whole."""
-        records = iter(self._stream_reader(file).records)
-        while True:
-            try:
-                yield next(records)
-            except Exception:  # StopIteration, or whatever half a record makes the reader raise
-                return
+        try:
+            yield from self._stream_reader(file).records
+        except Exception:  # whatever half a record makes the reader raise
+            return
 
 
 def _line(error: BaseException) -> str:

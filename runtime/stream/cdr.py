@@ -56,7 +56,7 @@ class Image:
 
     def encode(self) -> bytes:
         """See ``Message``."""
-        out = _Writer()
+        out = Writer()
         out.header(self.stamp_ns, self.frame_id)
         out.numbers("II", self.height, self.width)
         out.text(self.encoding)
@@ -99,7 +99,7 @@ class CompressedImage:
 
     def encode(self) -> bytes:
         """See ``Message``."""
-        out = _Writer()
+        out = Writer()
         out.header(self.stamp_ns, self.frame_id)
         out.text(self.format)
         return out.ended_by(self.data)
@@ -125,7 +125,7 @@ class String:
 
     def encode(self) -> bytes:
         """See ``Message``."""
-        out = _Writer()
+        out = Writer()
         out.text(self.data)
         return out.ended()
 
@@ -159,7 +159,7 @@ class DiagnosticArray:
 
     def encode(self) -> bytes:
         """See ``Message``."""
-        out = _Writer()
+        out = Writer()
         out.header(self.stamp_ns, self.frame_id)
         out.numbers("I", len(self.status))
         for status in self.status:
@@ -201,13 +201,13 @@ def image_of(data: Buffer) -> Image | CompressedImage:
     raise FrameError(f"a message of {len(data)} bytes is no {Image.TYPE} and no {CompressedImage.TYPE}")
 
 
-class _Writer:
+class Writer:
     """Puts fields behind one another, little-endian."""
 
     def __init__(self) -> None:
         self._out = bytearray(_LITTLE)
 
-    def numbers(self, kinds: str, *values: int) -> None:
+    def numbers(self, kinds: str, *values: float) -> None:
         """Numbers of one size, as ``struct`` names it."""
         self._align(struct.calcsize("<" + kinds[0]))
         self._out += struct.pack("<" + kinds, *values)
@@ -301,5 +301,6 @@ class _Reader:
 
     def _cut_off(self, size: int) -> FrameError:
         return FrameError(
-            f"a {self._kind} is cut off: {size} bytes were to follow, {max(0, self.left)} do; it is damaged, or of another type"
+            f"a {self._kind} is cut off: {size} bytes were to follow, {max(0, self.left)} do; "
+            "it is damaged, or of another type"
         )

@@ -1,8 +1,8 @@
 """ROS 2 topics over Zenoh, as ``zenoh-bridge-ros2dds`` carries them: the key is the topic's name, the payload is CDR.
 
-A payload that is a JPEG or PNG file is taken as well, because many cameras on Zenoh send just that. Where ROS itself runs
-on Zenoh (rmw_zenoh), keys and attachments are its own and change between its releases: put the bridge between, or use the
-node ``camscribe-ros2``.
+A payload that is a JPEG or PNG file is taken as well, because many cameras on Zenoh send just that. Where ROS itself
+runs on Zenoh (rmw_zenoh), keys and attachments are its own and change between its releases: put the bridge between, or
+use the node ``camscribe-ros2``.
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ class ZenohSource:
             self._arrived.wait_for(lambda: self._newest is not None or self._closed, wait_s)
             first = self._newest
         if first is None:
-            raise SourceError(
-                f"{self._uri}: nothing arrived on {key} for {wait_s:g} s{not_among(key, self._images())}"
-            )
+            raise SourceError(f"{self._uri}: nothing arrived on {key} for {wait_s:g} s{not_among(key, self._images())}")
         try:
             _image(first[0])
         except FrameError as error:

@@ -211,7 +211,11 @@ TWO: Content = {"/left/image": CAMERA["/camera/image_raw"], "/right/image": CAME
     [
         (TALK, "", r"holds no topic of images .*; it has /chatter \(std_msgs/msg/String\)"),
         (CAMERA | TALK, "?topic=/camera/image_rw", r"no topic /camera/image_rw; did you mean /camera/image_raw\?"),
-        (CAMERA | TALK, "?topic=/chatter", r"/chatter is of std_msgs/msg/String; expected .*topics of images here: /cam"),
+        (
+            CAMERA | TALK,
+            "?topic=/chatter",
+            r"/chatter is of std_msgs/msg/String; expected .*topics of images here: /cam",
+        ),
         (TWO, "", r"several topics of images; add \?topic= and one of /left/image, /right/image"),
     ],
 )

@@ -138,7 +138,9 @@ def test_any_bytes_give_a_message_or_one_clear_error(kind: Any, noise: bytes, he
 
 image_messages = st.one_of(
     st.builds(CompressedImage, stamps, texts, st.sampled_from(["jpeg", "png", "bgr8; jpeg compressed bgr8"]), blocks),
-    st.builds(Image, stamps, texts, sizes, sizes, st.sampled_from(["bgr8", "mono8", "nv12"]), st.booleans(), sizes, blocks),
+    st.builds(
+        Image, stamps, texts, sizes, sizes, st.sampled_from(["bgr8", "mono8", "nv12"]), st.booleans(), sizes, blocks
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""``zenoh://`` and ``--zenoh`` over real Zenoh on loopback. The other process has the CDR of ``rosbags``, none of ours."""
+"""``zenoh://`` and ``--zenoh`` over real Zenoh on loopback. The other process has the CDR of ``rosbags``."""
 
 from __future__ import annotations
 
@@ -134,7 +134,9 @@ def test_a_publisher_that_returns_is_heard_again(peer: Peer) -> None:
 
 def test_a_misspelt_key_says_which_one_may_be_meant(peer: Peer) -> None:
     _, endpoint = peer("camera", "camera/image_raw", "image")
-    with pytest.raises(SourceError, match=r"nothing arrived on camera/image_rw for 1 s; did you mean camera/image_raw\?"):
+    with pytest.raises(
+        SourceError, match=r"nothing arrived on camera/image_rw for 1 s; did you mean camera/image_raw\?"
+    ):
         opened("camera/image_rw", endpoint, "1")
 
 

@@ -1,4 +1,4 @@
-"""The other process of ``test_zenoh.py``: what zenoh-bridge-ros2dds would do, with the CDR of ``rosbags``, none of ours.
+"""The other process of ``test_zenoh.py``: a zenoh-bridge-ros2dds with the CDR of ``rosbags``.
 
 ``zenoh_peer.py PORT camera KEY KIND`` publishes until it is ended; ``zenoh_peer.py PORT listen KEY`` prints captions.
 """
