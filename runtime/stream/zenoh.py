@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from typing import Any
 
@@ -17,8 +16,8 @@ from camscribe.runtime.errors import CamscribeError, OptionError, SinkError, Sou
 from camscribe.runtime.stream.cdr import CompressedImage, Image, Message, String, image_of
 from camscribe.runtime.stream.counters import Counts
 from camscribe.runtime.stream.frame import Captioned, Frame
-from camscribe.runtime.stream.robots import located, need, not_among
-from camscribe.runtime.stream.ros_images import frame_of
+from camscribe.runtime.stream.push import PushSource
+from camscribe.runtime.stream.robots import need, not_among
 from camscribe.runtime.stream.ros_topics import DIAGNOSTICS, STAMPED, diagnostics, stamped_json
 from camscribe.runtime.stream.sink import Control
 from camscribe.runtime.stream.source import FrameError
@@ -28,7 +27,6 @@ WAIT_S = 5.0
 """How long the first image is waited for; ``?wait=SECONDS``."""
 _LISTEN_S = 0.5
 """How long all keys are listened to, to say which ones have images, where the one asked for has none."""
-_LOOK_S = 0.1
 _FILES = (b"\xff\xd8\xff", b"\x89PNG")
 
 
@@ -54,13 +52,12 @@ class ZenohSource:
         self._uri = uri
         key = _key(uri)
         wait_s = uri.number("wait", WAIT_S, 0.0, float("inf"))
-        self._arrived = threading.Condition()
-        self._newest: tuple[bytes, float, int] | None = None
-        self._sequence = -1
-        self._closed = False
+        self._slot = PushSource(str(uri), _image)
         self._session = _session(uri, SourceError)
         try:
-            self._subscriber = self._session.declare_subscriber(key, self._take)
+            self._subscriber = self._session.declare_subscriber(
+                key, lambda sample: self._slot.put(sample.payload.to_bytes())
+            )
             if wait_s < float("inf"):
                 self._expect(key, wait_s)
         except BaseException:
@@ -74,32 +71,12 @@ class ZenohSource:
 
     def read(self) -> Frame | None:
         """See ``Source``. A publisher that goes and comes back is heard again without more ado."""
-        with self._arrived:
-            while self._newest is None and not self._closed:
-                self._arrived.wait()
-            if self._newest is None or self._closed:
-                return None
-            (payload, arrived_s, arrived_ns), self._newest = self._newest, None
-            sequence = self._sequence
-        try:
-            return frame_of(_image(payload), sequence, arrived_s, arrived_ns)
-        except SourceError as error:
-            raise located(error, self._uri) from error
+        return self._slot.read()
 
     def close(self) -> None:
         """See ``Source``."""
-        with self._arrived:
-            self._closed = True
-            self._arrived.notify_all()
+        self._slot.close()
         self._session.close()
-
-    def _take(self, sample: Any) -> None:
-        """Called by Zenoh, in a thread of its own."""
-        payload = sample.payload.to_bytes()
-        with self._arrived:
-            self._newest = payload, time.monotonic(), time.time_ns()
-            self._sequence += 1
-            self._arrived.notify_all()
 
     def _expect(self, key: str, wait_s: float) -> None:
         """Waits for the first payload, and looks at it.
@@ -107,16 +84,14 @@ class ZenohSource:
         Raises:
             SourceError: none comes, or it is no image.
         """
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._newest is not None or self._closed, wait_s)
-            first = self._newest
+        first = self._slot.wait(wait_s)
         if first is None:
             raise SourceError(f"{self._uri}: nothing arrived on {key} for {wait_s:g} s{not_among(key, self._images())}")
         try:
-            _image(first[0])
+            _image(first)
         except FrameError as error:
             raise SourceError(
-                f"{self._uri}: what arrives on {key} ({len(first[0])} bytes) is no image: expected {Image.TYPE} or "
+                f"{self._uri}: what arrives on {key} ({len(first)} bytes) is no image: expected {Image.TYPE} or "
                 f"{CompressedImage.TYPE} in CDR, a JPEG or a PNG file{not_among(key, self._images())}"
             ) from error
 
