@@ -133,7 +133,7 @@ def _raw(message: Image) -> tuple[Pixels, Color | None]:
     try:
         # Checks that the bytes suffice. The last row may come without its padding.
         pixels: Pixels = np.ndarray(shape, np.uint8, message.data, strides=strides)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise FrameError(f"an image says {size}, and has {len(message.data)} bytes in all") from error
     if encoding == "mono16":
         return pixels[:, :, 0 if message.big_endian else 1], None
