@@ -73,13 +73,16 @@ class GrabSource:
             text = self._text(header.shape[0])
             if header.kind == b"Z":
                 return None
-            raise (FrameError if header.kind == b"B" else SourceError)(f"{self._name}: {text}")
+            if header.kind == b"B":
+                raise FrameError(f"{self._name}: {text}")
+            raise SourceError(f"{self._name}: {text}{self._last_words()}")
         rows, columns, channels = header.shape
         if not 0 < rows * columns * channels <= _MOST_BYTES:
             raise SourceError(f"{self._name}: gives frames of {columns} x {rows} pixels; expected 1 to 2**28 in all")
         pixels = np.empty((rows, columns) if channels == 1 else (rows, columns, channels), np.uint8)
-        if not self._child.read_into(memoryview(pixels).cast("B")):
-            return self._died()
+        if not self._child.read_into(pixels):
+            self._check()
+            return None
         frame = Frame(
             pixels,
             None if channels == 1 else "bgr",
@@ -96,26 +99,32 @@ class GrabSource:
         self._child.close()
 
     def _header(self) -> Header | None:
-        data = bytearray(HEADER_BYTES)
-        return Header.unpack(bytes(data)) if self._child.read_into(memoryview(data)) else self._died()
+        data = np.empty(HEADER_BYTES, np.uint8)
+        if self._child.read_into(data):
+            return Header.unpack(data.tobytes())
+        self._check()
+        return None
 
     def _text(self, size: int) -> str:
-        data = bytearray(size)
-        self._child.read_into(memoryview(data))
-        return data.decode(errors="replace")
+        data = np.zeros(size, np.uint8)
+        self._child.read_into(data)
+        return data.tobytes().decode(errors="replace")
 
-    def _died(self) -> None:
-        """None where this closed it.
+    def _check(self) -> None:
+        """Called when the pipe has ended.
 
         Raises:
-            SourceError: the child ended by itself.
+            SourceError: the child ended by itself, and not because this was closed.
         """
-        if self._closed:
-            return
-        status = self._child.status()
+        if not self._closed:
+            status = self._child.status()
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            raise SourceError(f"{self._name}: the capturing process ended with {how}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        """The last line of what the libraries printed, in brackets."""
         last = next((line for line in reversed(self._said) if line.strip()), "")
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        raise SourceError(f"{self._name}: the capturing process ended with {how}{f' ({last:.200})' if last else ''}")
+        return f" ({last:.200})" if last else ""
 
     def _hear(self, line: str | None) -> None:
         if line is not None:

@@ -15,6 +15,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from camscribe.runtime.errors import SourceError
 
 _PIPE_BYTES = 1 << 20
@@ -70,8 +73,9 @@ class Child:
                 self._process.stdin.write(settings)
                 self._process.stdin.flush()
 
-    def read_into(self, buffer: memoryview) -> bool:
-        """Fills a buffer from the pipe; False where the pipe ends before."""
+    def read_into(self, array: npt.NDArray[np.uint8]) -> bool:
+        """Fills an array from the pipe; False where the pipe ends before."""
+        buffer = memoryview(array).cast("B")  # type: ignore[arg-type]  # an array is a buffer
         with self._reading:
             done = 0
             while done < len(buffer) and not self._pipe.closed:

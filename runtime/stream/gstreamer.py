@@ -104,12 +104,11 @@ class GstSource:
     def read(self) -> Frame | None:
         """See ``Source``."""
         item = None if self._closed else self._buffers.get()
-        if item is None:
-            return self._end()
-        size, width, height = item
-        data = np.empty(size, np.uint8)
-        if not self._child.read_into(memoryview(data)):
-            return self._end()
+        data = np.empty(item[0] if item else 0, np.uint8)
+        if item is None or not self._child.read_into(data):
+            self._check()
+            return None
+        _, width, height = item
         now_ns = time.time_ns()
         frame = Frame(self._pixels(data, width, height), "bgr", self._sequence, time.monotonic(), now_ns)
         self._sequence += 1
@@ -126,11 +125,11 @@ class GstSource:
             raise SourceError(f"{self._name}: gives {data.size} bytes for {width}x{height} pixels of BGR")
         return np.ascontiguousarray(data.reshape(height, -1)[:, : 3 * width]).reshape(height, width, 3)
 
-    def _end(self) -> None:
-        """None where this closed it, or the pipeline came to its end.
+    def _check(self) -> None:
+        """Called when the pipe has ended.
 
         Raises:
-            SourceError: the pipeline failed.
+            SourceError: the pipeline failed; it neither came to its end nor was it closed.
         """
         if self._closed:
             return
@@ -139,6 +138,8 @@ class GstSource:
         if status or errors:
             text = errors[0] if errors else f"gst-launch-1.0 ended with status {status}"
             text = re.sub(r"^(WARNING: )?(ERROR: )?(from element \S+?(\w+): )?", r"\4: ", text).removeprefix(": ")
+            if "nvarguscamerasrc" in text:
+                text += "; that is NVIDIA's for a Jetson's CSI cameras, elsewhere see gst:// and v4l2://"
             raise SourceError(f"{self._name}: {text:.300}")
 
     def _hear(self, line: str | None) -> None:

@@ -37,35 +37,36 @@ class Loop:
         self._closed = False
         self._source = open_source()
         self.live = self._source.live
-        self._sequence = self._first_ns = self._last_ns = self._step_ns = self._shift_ns = 0
-        self._empty = True
+        self._frames = self._last_ns = self._step_ns = self._shift_ns = 0
+        self._fresh = False
+        """Whether the recording has begun anew and gave no frame since."""
 
     def read(self) -> Frame | None:
         """See ``Source``."""
         frame = self._source.read()
-        if frame is None and not self._empty and not self._closed:
-            self._shift_ns += self._last_ns + self._step_ns - self._first_ns
-            self._source.close()
-            source = self._open()
-            with self._lock:
-                self._source, closed = source, self._closed
-            if closed:
-                source.close()
-            self._empty = True
-            frame = source.read()
+        if frame is None and self._frames and not self._fresh and self._begin_again():
+            frame = self._source.read()
         if frame is None:
             return None
-        if self._empty and not self._shift_ns:
-            self._first_ns = frame.stamp_ns
-        elif not self._empty:
-            self._step_ns = max(0, frame.stamp_ns - self._last_ns)
-        elif self._shift_ns:
-            # A recording without times of its own is stamped anew each time.
-            self._shift_ns += self._first_ns - frame.stamp_ns
-            self._first_ns = frame.stamp_ns
-        self._empty, self._last_ns = False, frame.stamp_ns
-        self._sequence += 1
-        return replace(frame, sequence=self._sequence - 1, stamp_ns=frame.stamp_ns + self._shift_ns)
+        if self._fresh:
+            self._fresh = False
+            self._shift_ns = self._last_ns + self._step_ns - frame.stamp_ns
+        stamp_ns = frame.stamp_ns + self._shift_ns
+        if self._frames:
+            self._step_ns = stamp_ns - self._last_ns
+        self._last_ns = stamp_ns
+        self._frames += 1
+        return replace(frame, sequence=self._frames - 1, stamp_ns=stamp_ns)
+
+    def _begin_again(self) -> bool:
+        self._source.close()
+        source = self._open()
+        self._fresh = True
+        with self._lock:
+            self._source, closed = source, self._closed
+        if closed:
+            source.close()
+        return not closed
 
     def close(self) -> None:
         """See ``Source``."""
