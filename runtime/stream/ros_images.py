@@ -130,11 +130,10 @@ def _raw(message: Image) -> tuple[Pixels, Color | None]:
     strides = (message.step, 1) if layout.channels == 1 else (message.step, layout.channels, 1)
     if message.step < width * layout.channels:
         raise FrameError(f"an image says {size}; expected at least {width * layout.channels}")
-    try:
-        # Checks that the bytes suffice. The last row may come without its padding.
-        pixels: Pixels = np.ndarray(shape, np.uint8, message.data, strides=strides)
-    except (TypeError, ValueError) as error:
-        raise FrameError(f"an image says {size}, and has {len(message.data)} bytes in all") from error
+    # The last row may come without its padding.
+    if len(message.data) < message.step * (rows - 1) + width * layout.channels:
+        raise FrameError(f"an image says {size}, and has {len(message.data)} bytes in all")
+    pixels: Pixels = np.ndarray(shape, np.uint8, message.data, strides=strides)
     if encoding == "mono16":
         return pixels[:, :, 0 if message.big_endian else 1], None
     if layout.conversion:
