@@ -59,3 +59,13 @@ def test_the_readme_s_speed_is_measured(row: str, section: str, name: str, digit
     found = [float(number) for number in re.findall(r"([\d.]+) times", line)]
     # Half a unit of the last digit, and a little for what lies on the border.
     assert found == pytest.approx([ratios[f"{name}, float32"], ratios[f"{name}, int8"]], abs=0.51 * 10**-digits)
+
+
+def test_the_robot_guide_s_times_are_measured() -> None:
+    times = load("cdr_decode")["sizes"]["640x480 bgr8"]["ms"]
+    text = (REPOSITORY / "docs" / "robots.md").read_text(encoding="utf-8")
+    (ours, stock) = re.findall(
+        r"VGA message took ([\d.]+) ms here, the stock coding of Cyclone's Python package (\d+) ms", text
+    )[0]
+    assert ours == f"{times['camscribe']['median']:.2f}"
+    assert stock == f"{times['cyclonedds']['median']:.0f}"

@@ -16,25 +16,26 @@ from typing import Any, Protocol
 from camscribe.runtime.errors import SourceError
 from camscribe.runtime.stream.cdr import CompressedImage, Image
 from camscribe.runtime.stream.frame import Frame
+from camscribe.runtime.stream.playback import played
 from camscribe.runtime.stream.robots import located, need, not_among
 from camscribe.runtime.stream.ros_images import frame_of
+from camscribe.runtime.stream.source import Source
 from camscribe.runtime.stream.uri import SourceUri
 
 _KINDS: dict[str, type[Image] | type[CompressedImage]] = {kind.TYPE: kind for kind in (Image, CompressedImage)}
 
 
-def open_source(uri: SourceUri) -> BagSource:
+def open_source(uri: SourceUri) -> Source:
     """Opens ``bag://PATH``.
 
-    Options: ``topic`` (default: the only one with images), ``realtime=1`` to play at the recorded pace, ``loop=1`` to
-    begin again at the end.
+    Options: ``topic`` (default: the only one with images), and those of ``playback``.
 
     Raises:
         SourceError: there is no such recording, it cannot be read, or it has no such topic of images.
         OptionError: an option has no meaning.
         EngineError: ``rosbags`` or ``mcap`` is not installed.
     """
-    return BagSource(uri)
+    return played(uri, lambda: BagSource(uri))
 
 
 class Recording(Protocol):
@@ -53,14 +54,13 @@ class Recording(Protocol):
 class BagSource:
     """The images of a topic, one after the other."""
 
+    live = False
+
     def __init__(self, uri: SourceUri) -> None:
         self._uri = uri
-        self._realtime, self._loop = uri.flag("realtime"), uri.flag("loop")
         self._closed = threading.Event()
         self._using = threading.Lock()
         self._sequence = 0
-        self._first_ns: int | None = None
-        self._began_s = 0.0
         self._recording = _open(Path(uri.path), str(uri))
         try:
             self._topic = _choose(self._recording.topics(), uri)
@@ -70,16 +70,11 @@ class BagSource:
             self._recording.close()
             raise
 
-    @property
-    def live(self) -> bool:
-        """See ``Source``: with ``realtime=1``."""
-        return self._realtime
-
     def read(self) -> Frame | None:
         """See ``Source``."""
         with self._using:
-            found = self._next()
-            if found is None or (self._realtime and not self._due(found[0])):
+            found = None if self._closed.is_set() else _guarded(self._messages, self._uri)
+            if found is None:
                 return None
             recorded_ns, data = found
             self._sequence += 1
@@ -95,22 +90,6 @@ class BagSource:
         with self._using:
             self._messages = iter(())
             self._recording.close()
-
-    def _next(self) -> tuple[int, bytes] | None:
-        """The next message; None at the end."""
-        found = None if self._closed.is_set() else _guarded(self._messages, self._uri)
-        if found is None and self._loop and self._sequence and not self._closed.is_set():
-            self._messages = self._recording.messages(self._topic)
-            self._first_ns = None
-            found = _guarded(self._messages, self._uri)
-        return found
-
-    def _due(self, recorded_ns: int) -> bool:
-        """Waits until a message's time has come; returns False where the source was closed meanwhile."""
-        now_s = time.monotonic()
-        if self._first_ns is None:
-            self._first_ns, self._began_s = recorded_ns, now_s
-        return not self._closed.wait(max(0.0, self._began_s + (recorded_ns - self._first_ns) / 1e9 - now_s))
 
 
 def _choose(topics: dict[str, str], uri: SourceUri) -> str:
