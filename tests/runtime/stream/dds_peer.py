@@ -1,7 +1,7 @@
 """The other process of ``test_dds.py``: a ROS 2 system as Cyclone's own Python coding makes it, none of ours.
 
-``dds_peer.py camera TOPIC KIND RELIABILITY`` publishes images until it is ended; ``dds_peer.py listen TOPIC`` prints
-captions and diagnostics as JSON lines.
+``dds_peer.py DOMAIN cameras`` publishes images until it is ended; ``dds_peer.py DOMAIN listen TOPIC`` prints captions
+and diagnostics as JSON lines.
 """
 
 # No annotations from __future__: Cyclone reads them as objects.
@@ -77,32 +77,33 @@ class DiagnosticArray(IdlStruct, typename="diagnostic_msgs.msg.dds_.DiagnosticAr
     status: sequence[DiagnosticStatus]
 
 
-def camera(topic: str, kind: str, reliability: str) -> None:
-    """Images whose stamp and first pixel count up; a frame number 3 that is damaged where they are compressed."""
-    participant = DomainParticipant(int(sys.argv[1]))
-    types = {"image": Image, "compressed": CompressedImage, "string": String, "odd": Image}
-    reliable = Policy.Reliability.Reliable(10**8) if reliability == "reliable" else Policy.Reliability.BestEffort
-    writer = DataWriter(
-        participant,
-        Topic(participant, f"rt{topic}", types[kind]),
-        qos=Qos(reliable, Policy.History.KeepLast(5), CLASSIC),
-    )
-    print("ready", flush=True)
-    for number in range(2000):
-        header = Header(Time(1_700_000_000 + number, 5), "front camera")
-        if kind == "string":
-            writer.write(String("no image"))
-        elif kind == "compressed":
-            import cv2
-            import numpy as np
+def cameras() -> None:
+    """Topics of images and of none; stamps and first pixels count up, each fifth compressed image is damaged."""
+    import cv2
+    import numpy as np
 
-            picture = np.full((24, 32, 3), number % 250, np.uint8)
-            data = cv2.imencode(".png", picture)[1].tobytes() if number % 5 else b"damaged"
-            writer.write(CompressedImage(header, "bgr8; png compressed bgr8", list(data)))
-        else:
-            row = [number % 250, 1, 2, 3, 4, 5, 99, 99]
-            encoding = "bgr8" if kind == "image" else "32FC1"
-            writer.write(Image(header, 2, 2, encoding, 0, 8, row * 2))
+    participant = DomainParticipant(int(sys.argv[1]))
+    reliable, best = Policy.Reliability.Reliable(10**8), Policy.Reliability.BestEffort
+
+    def writer(topic: str, kind: type, reliability: object) -> DataWriter:
+        qos = Qos(reliability, Policy.History.KeepLast(5), CLASSIC)
+        return DataWriter(participant, Topic(participant, f"rt{topic}", kind), qos=qos)
+
+    plain = [writer("/camera/image_raw", Image, best), writer("/reliable/image_raw", Image, reliable)]
+    depth = writer("/depth", Image, reliable)
+    compressed = writer("/camera/compressed", CompressedImage, best)
+    chatter = writer("/chatter", String, reliable)
+    print("ready", flush=True)
+    for number in range(10_000):
+        header = Header(Time(1_700_000_000 + number, 5), "front camera")
+        row = [number % 250, 1, 2, 3, 4, 5, 99, 99]
+        for each in plain:
+            each.write(Image(header, 2, 2, "bgr8", 0, 8, row * 2))
+        depth.write(Image(header, 2, 2, "32FC1", 0, 8, row * 2))
+        picture = np.full((24, 32, 3), number % 250, np.uint8)
+        data = cv2.imencode(".png", picture)[1].tobytes() if number % 5 else b"damaged"
+        compressed.write(CompressedImage(header, "bgr8; png compressed bgr8", list(data)))
+        chatter.write(String("no image"))
         time.sleep(0.02)
 
 
@@ -128,4 +129,4 @@ def listen(topic: str) -> None:
 
 
 if __name__ == "__main__":
-    {"camera": camera, "listen": listen}[sys.argv[2]](*sys.argv[3:])
+    {"cameras": cameras, "listen": listen}[sys.argv[2]](*sys.argv[3:])

@@ -1,6 +1,6 @@
 """The other process of ``test_zenoh.py``: a zenoh-bridge-ros2dds with the CDR of ``rosbags``.
 
-``zenoh_peer.py PORT camera KEY KIND`` publishes until it is ended; ``zenoh_peer.py PORT listen KEY`` prints captions.
+``zenoh_peer.py PORT cameras`` publishes until it is ended; ``zenoh_peer.py PORT listen KEY`` prints captions.
 """
 
 from __future__ import annotations
@@ -45,12 +45,15 @@ def payload(kind: str, number: int) -> bytes:
     return bytes(STORE.serialize_cdr(message, message.__msgtype__))
 
 
-def camera(key: str, kind: str) -> None:
+def cameras() -> None:
+    """Keys with images of each kind, and one with none."""
+    kinds = {"camera/image_raw": "image", "camera/compressed": "compressed", "camera/file": "file", "chatter": "string"}
     with session() as network:
-        publisher = network.declare_publisher(key)
+        publishers = {network.declare_publisher(key): kind for key, kind in kinds.items()}
         print("ready", flush=True)
-        for number in range(3000):
-            publisher.put(payload(kind, number))
+        for number in range(10_000):
+            for publisher, kind in publishers.items():
+                publisher.put(payload(kind, number))
             time.sleep(0.02)
 
 
@@ -71,4 +74,4 @@ def listen(key: str) -> None:
 
 
 if __name__ == "__main__":
-    {"camera": camera, "listen": listen}[sys.argv[2]](*sys.argv[3:])
+    {"cameras": cameras, "listen": listen}[sys.argv[2]](*sys.argv[3:])
