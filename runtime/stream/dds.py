@@ -234,7 +234,7 @@ class RosSink:
         """See ``Sink``. Waits up to half a second until those who listen have the last caption."""
         writers, self._writers = self._writers, {}
         for writer in writers.values():
-            writer.wait_for_acks(200 * _MS)
+            writer.wait_for_acks(150 * _MS)
         writers.clear()
         self._participant = None
 
