@@ -55,8 +55,8 @@ def test_read_waits_for_a_message_and_close_ends_it() -> None:
 def test_what_cannot_be_read_is_named() -> None:
     source = PushSource("/image", Image.decode)
     source.put(message(1)[:-1])
-    with pytest.raises(FrameError, match="^/image: a sensor_msgs/msg/Image is cut off"):
+    with pytest.raises(FrameError, match=r"^/image: a sensor_msgs/msg/Image is cut off"):
         source.read()
     source.put(message(1, "16UC1"))
-    with pytest.raises(SourceError, match="^/image: .* depth image"):
+    with pytest.raises(SourceError, match=r"^/image: .* depth image"):
         source.read()
