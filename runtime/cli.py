@@ -26,6 +26,9 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "caption": _Command("camscribe.runtime.commands.caption:main", "cpu", "caption photographs"),
+    "stream": _Command(
+        "camscribe.runtime.commands.stream:main", "cpu", "caption a camera, a video or a topic, as it goes"
+    ),
     "archive": _Command("camscribe.runtime.commands.archive:main", "ray", "caption folders and tar shards of any size"),
     "info": _Command("camscribe.runtime.commands.info:main", "cpu", "show what a bundle is and how good it is"),
     "doctor": _Command(

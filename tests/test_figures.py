@@ -106,3 +106,13 @@ def test_a_study_that_was_not_made_is_said_to_be_missing(checkout: Path) -> None
     assert tables.main(["--root", str(checkout)]) == 0
     text = (checkout / "docs" / "scaling.md").read_text(encoding="utf-8")
     assert text.count("Not measured yet: there is no `benchmarks/results/training_speed.json`.") == 2
+
+
+def test_the_robot_guide_s_times_are_measured() -> None:
+    times = load("cdr_decode")["sizes"]["640x480 bgr8"]["ms"]
+    text = (REPOSITORY / "docs" / "robots.md").read_text(encoding="utf-8")
+    (ours, stock) = re.findall(
+        r"VGA message took ([\d.]+) ms here, the stock coding of Cyclone's Python package (\d+) ms", text
+    )[0]
+    assert ours == f"{times['camscribe']['median']:.2f}"
+    assert stock == f"{times['cyclonedds']['median']:.0f}"

@@ -17,6 +17,7 @@ ALLOWED = {
     "benchmarks": {"benchmarks", "runtime"},
 }
 HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "tensorrt", "pycuda", "cuda", "pycocoevalcap", "matplotlib")
+ROBOT = ("cyclonedds", "zenoh", "mcap", "rosbags")
 
 
 def modules(package: Path) -> list[str]:
@@ -78,4 +79,4 @@ def test_the_runtime_imports_where_nothing_of_the_training_side_is_installed(rep
 
 def test_the_runtime_imports_even_without_opencv_and_onnx_runtime(repository: Path) -> None:
     """A Jetson may bring neither; what needs one says so when it is used."""
-    run(_IMPORTER.format(blocked=(*HEAVY, "cv2", "onnxruntime", "PIL"), names=modules(repository / "runtime")))
+    run(_IMPORTER.format(blocked=(*HEAVY, *ROBOT, "cv2", "onnxruntime", "PIL"), names=modules(repository / "runtime")))

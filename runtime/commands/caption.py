@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from camscribe.runtime.bundle import DEFAULT_BUNDLE
-from camscribe.runtime.caption import Caption, Sentence
+from camscribe.runtime.caption import Caption
 from camscribe.runtime.captioner import BATCH, Captioner
 from camscribe.runtime.commands.arguments import (
     Parser,
     add_bundle_argument,
     add_device_arguments,
     add_search_arguments,
+    print_choice,
     search_changes,
 )
 from camscribe.runtime.errors import OptionError, SourceError
@@ -51,10 +52,7 @@ def main(argv: Sequence[str]) -> int:
         lambda: importlib.import_module("PIL.JpegImagePlugin"),
     )
     with loaded as captioner:
-        choice = captioner.choice
-        if options.verbose or choice.surprising:
-            for reason in choice.reasons:
-                print(f"camscribe: backend {reason}", file=sys.stderr)
+        print_choice(captioner, verbose=options.verbose)
         failed = _caption_all(captioner, files, options)
     return 1 if failed or problems else 0
 
@@ -154,31 +152,9 @@ def _picture_names(files: list[Path]) -> list[str]:
 def _as_json(
     captioner: Captioner, path: Path, caption: Caption, picture: Path | None, options: argparse.Namespace
 ) -> dict[str, Any]:
-    def sentence(item: Sentence) -> dict[str, Any]:
-        entry: dict[str, Any] = {
-            "caption": item.text,
-            "words": list(item.words),
-            "log_prob": item.log_prob,
-            "score": item.score,
-            "truncated": item.truncated,
-        }
-        if options.attention:
-            entry["attention"] = item.attention.astype(float).round(5).tolist()
-        return entry
-
-    timings = caption.timings
     return {
         "file": str(path),
-        **sentence(caption.hypotheses[0]),
-        "hypotheses": [sentence(item) for item in caption.hypotheses],
-        "timings_ms": {
-            "read": round(timings.read_ms, 3),
-            "reduce": round(timings.reduce_ms, 3),
-            "encode": round(timings.encode_ms, 3),
-            "decode": round(timings.decode_ms, 3),
-            "words": round(timings.words_ms, 3),
-            "total": round(timings.total_ms, 3),
-        },
+        **caption.to_dict(attention=options.attention),
         "bundle": captioner.bundle.manifest.name,
         "backend": captioner.choice.backend,
         "precision": captioner.choice.precision,

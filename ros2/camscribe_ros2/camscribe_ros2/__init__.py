@@ -1,0 +1,1 @@
+"""camscribe as a ROS 2 node."""
