@@ -122,25 +122,46 @@ def read(path: Path, at_least: int | None = None) -> Pixels:
         if path.exists() and not path.is_file():
             raise SourceError(f"{path}: is not a regular file; expected an image file")
         with path.open("rb") as file:
-            head = file.read(16)
-            if not head:
-                raise SourceError(f"{path}: is empty; expected an image")
-            opener = _opener_of(head)
-            if opener is None:
-                raise SourceError(f"{path}: is not an image; expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF")
-            file.seek(0)
-            with opener(file) as image:
-                _check_size(image, str(path))
-                _decode_smaller(image, at_least)
-                return _guarded(image, str(path))
-    except SourceError:
-        raise
+            return decode(file, str(path), at_least)
     except FileNotFoundError as error:
         raise SourceError(f"{path}: no such file; expected an image") from error
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror or _line(error)})") from error
+    except ValueError as error:  # a name that no file can have
+        raise SourceError(f"{path}: cannot be read ({_line(error)})") from error
+
+
+def decode(file: BinaryIO, name: str, at_least: int | None = None) -> Pixels:
+    """Reads an image from an open file, which may lie in memory.
+
+    Args:
+        file: at its beginning; can be sought.
+        name: for errors.
+        at_least: see ``read``.
+
+    Returns:
+        uint8 [h, w, 3], RGB.
+
+    Raises:
+        SourceError: it is empty, truncated, not an image or too large.
+        OSError: the file cannot be read.
+    """
+    head = file.read(16)
+    if not head:
+        raise SourceError(f"{name}: is empty; expected an image")
+    opener = _opener_of(head)
+    if opener is None:
+        raise SourceError(f"{name}: is not an image; expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF")
+    file.seek(0)
+    try:
+        with opener(file) as image:
+            _check_size(image, name)
+            _decode_smaller(image, at_least)
+            return _guarded(image, name)
+    except SourceError:
+        raise
     except Exception as error:  # Pillow's header parsers raise whatever a damaged file makes them raise
-        raise SourceError(f"{path}: is a damaged image ({_line(error)})") from error
+        raise SourceError(f"{name}: is a damaged image ({_line(error)})") from error
 
 
 def expand(arguments: Iterable[str]) -> tuple[list[Path], list[SourceError]]:

@@ -10,9 +10,9 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from camscribe.runtime.caption import Caption, Sentence
+from camscribe.runtime.caption import Caption
+from camscribe.runtime.caption_json import caption_json
 from camscribe.runtime.captioner import BATCH, Captioner
 from camscribe.runtime.commands.arguments import Parser, add_bundle_argument, add_device_arguments
 from camscribe.runtime.errors import OptionError, SourceError
@@ -106,7 +106,10 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
                 if table is None:
                     print(json.dumps({"file": str(path), "error": str(result)}), flush=True)
             elif table is None:
-                print(json.dumps(_as_json(captioner, path, result, picture, options)), flush=True)
+                entry = {"file": str(path), **caption_json(captioner, result, attention=options.attention)}
+                if picture is not None:
+                    entry["picture"] = str(picture)
+                print(json.dumps(entry), flush=True)
             else:
                 table.print(path, result)
             bar.update(done)
@@ -142,41 +145,6 @@ def _picture_names(files: list[Path]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
-
-
-def _as_json(
-    captioner: Captioner, path: Path, caption: Caption, picture: Path | None, options: argparse.Namespace
-) -> dict[str, Any]:
-    def sentence(item: Sentence) -> dict[str, Any]:
-        entry: dict[str, Any] = {
-            "caption": item.text,
-            "words": list(item.words),
-            "log_prob": item.log_prob,
-            "score": item.score,
-            "truncated": item.truncated,
-        }
-        if options.attention:
-            entry["attention"] = item.attention.astype(float).round(5).tolist()
-        return entry
-
-    timings = caption.timings
-    return {
-        "file": str(path),
-        **sentence(caption.hypotheses[0]),
-        "hypotheses": [sentence(item) for item in caption.hypotheses],
-        "timings_ms": {
-            "read": round(timings.read_ms, 3),
-            "reduce": round(timings.reduce_ms, 3),
-            "encode": round(timings.encode_ms, 3),
-            "decode": round(timings.decode_ms, 3),
-            "words": round(timings.words_ms, 3),
-            "total": round(timings.total_ms, 3),
-        },
-        "bundle": captioner.bundle.manifest.name,
-        "backend": captioner.choice.backend,
-        "precision": captioner.choice.precision,
-        **({"picture": str(picture)} if picture is not None else {}),
-    }
 
 
 class _Table:
