@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from camscribe.runtime.search import Floats
 
@@ -26,6 +27,17 @@ class Timings:
         """All stages."""
         return self.read_ms + self.reduce_ms + self.encode_ms + self.decode_ms + self.words_ms
 
+    def to_dict(self) -> dict[str, float]:
+        """As JSON has it, in milliseconds."""
+        return {
+            "read": round(self.read_ms, 3),
+            "reduce": round(self.reduce_ms, 3),
+            "encode": round(self.encode_ms, 3),
+            "decode": round(self.decode_ms, 3),
+            "words": round(self.words_ms, 3),
+            "total": round(self.total_ms, 3),
+        }
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -41,6 +53,19 @@ class Sentence:
     """True when ``max_words`` came before the end."""
     attention: Floats
     """float32 [words, rows, columns]: where the model looked for each word; each grid sums to 1."""
+
+    def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
+        """As JSON has it, with where the model looked if asked for."""
+        entry: dict[str, Any] = {
+            "caption": self.text,
+            "words": list(self.words),
+            "log_prob": self.log_prob,
+            "score": self.score,
+            "truncated": self.truncated,
+        }
+        if attention:
+            entry["attention"] = self.attention.astype(float).round(5).tolist()
+        return entry
 
 
 @dataclass(frozen=True)
@@ -80,3 +105,11 @@ class Caption:
     def attention(self) -> Floats:
         """See ``Sentence``."""
         return self.hypotheses[0].attention
+
+    def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
+        """As JSON has it: the best sentence, all of them, and the timings."""
+        return {
+            **self.hypotheses[0].to_dict(attention=attention),
+            "hypotheses": [item.to_dict(attention=attention) for item in self.hypotheses],
+            "timings_ms": self.timings.to_dict(),
+        }

@@ -26,6 +26,9 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "caption": _Command("camscribe.runtime.commands.caption:main", "cpu", "caption photographs"),
+    "stream": _Command(
+        "camscribe.runtime.commands.stream:main", "cpu", "caption a camera, a video or a topic, as it goes"
+    ),
     "info": _Command("camscribe.runtime.commands.info:main", "cpu", "show what a bundle is and how good it is"),
     "doctor": _Command(
         "camscribe.runtime.commands.doctor:main", "cpu", "show what works on this machine and how to mend the rest"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from camscribe.runtime.errors import OptionError
+
+if TYPE_CHECKING:
+    from camscribe.runtime.captioner import Captioner
+    from camscribe.runtime.search import SearchOptions
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,3 +45,45 @@ def add_bundle_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle", type=Path, metavar="FOLDER", help="the captioner (default: the one that comes with camscribe)"
     )
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds ``--beams``, ``--length-penalty``, ``--max-words``, ``--min-words``, ``--ban`` and ``--nbest``.
+
+    Returns:
+        Their group, for more of the kind.
+    """
+    group = parser.add_argument_group("search", "The defaults are the bundle's; camscribe info shows them.")
+    group.add_argument("--beams", type=int, metavar="K", help="sentences followed at a time; 1 is greedy search")
+    group.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
+    group.add_argument("--max-words", type=int, metavar="N", help="a caption is cut there")
+    group.add_argument("--min-words", type=int, metavar="N", help="a caption does not end before")
+    group.add_argument(
+        "--ban", action="append", default=[], metavar="WORD", help="a word that may not appear; may be given many times"
+    )
+    group.add_argument("--nbest", type=int, metavar="N", help="sentences shown for an image, best first")
+    return group
+
+
+def search_options(captioner: Captioner, options: argparse.Namespace) -> SearchOptions:
+    """What ``add_search_arguments`` was given.
+
+    Raises:
+        OptionError: it has no meaning, or bans a word that the model does not have.
+    """
+    return captioner.options(
+        options.ban,
+        beams=options.beams,
+        length_penalty=options.length_penalty,
+        max_words=options.max_words,
+        min_words=options.min_words,
+        nbest=options.nbest,
+    )
+
+
+def print_choice(captioner: Captioner, *, verbose: bool) -> None:
+    """Says which backend was taken and why, where that was asked for or is not what one would think."""
+    choice = captioner.choice
+    if verbose or choice.surprising:
+        for reason in choice.reasons:
+            print(f"camscribe: backend {reason}", file=sys.stderr)

@@ -10,11 +10,18 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from camscribe.runtime.caption import Caption
-from camscribe.runtime.caption_json import caption_json
 from camscribe.runtime.captioner import BATCH, Captioner
-from camscribe.runtime.commands.arguments import Parser, add_bundle_argument, add_device_arguments
+from camscribe.runtime.commands.arguments import (
+    Parser,
+    add_bundle_argument,
+    add_device_arguments,
+    add_search_arguments,
+    print_choice,
+    search_options,
+)
 from camscribe.runtime.errors import OptionError, SourceError
 from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.images import expand, read
@@ -43,10 +50,7 @@ def main(argv: Sequence[str]) -> int:
         lambda: importlib.import_module("PIL.JpegImagePlugin"),
     )
     with loaded as captioner:
-        choice = captioner.choice
-        if options.verbose or choice.surprising:
-            for reason in choice.reasons:
-                print(f"camscribe: backend {reason}", file=sys.stderr)
+        print_choice(captioner, verbose=options.verbose)
         failed = _caption_all(captioner, files, options)
     return 1 if failed or problems else 0
 
@@ -60,15 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an image file, a folder of them, or a glob such as 'photos/**/*.jpg'",
     )
     add_bundle_argument(parser)
-    search = parser.add_argument_group("search", "The defaults are the bundle's; camscribe info shows them.")
-    search.add_argument("--beams", type=int, metavar="K", help="sentences followed at a time; 1 is greedy search")
-    search.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
-    search.add_argument("--max-words", type=int, metavar="N", help="a caption is cut there")
-    search.add_argument("--min-words", type=int, metavar="N", help="a caption does not end before")
-    search.add_argument(
-        "--ban", action="append", default=[], metavar="WORD", help="a word that may not appear; may be given many times"
-    )
-    search.add_argument("--nbest", type=int, metavar="N", help="sentences shown for an image, best first")
+    search = add_search_arguments(parser)
     search.add_argument(
         "--batch", type=int, default=BATCH, metavar="B", help=f"images captioned together (default: {BATCH})"
     )
@@ -82,14 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Namespace) -> int:
     """Captions and prints; returns how many files failed."""
-    search = captioner.options(
-        options.ban,
-        beams=options.beams,
-        length_penalty=options.length_penalty,
-        max_words=options.max_words,
-        min_words=options.min_words,
-        nbest=options.nbest,
-    )
+    search = search_options(captioner, options)
     names = _picture_names(files)
     table = None if options.json else _Table(files)
     failed = 0
@@ -106,10 +95,7 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
                 if table is None:
                     print(json.dumps({"file": str(path), "error": str(result)}), flush=True)
             elif table is None:
-                entry = {"file": str(path), **caption_json(captioner, result, attention=options.attention)}
-                if picture is not None:
-                    entry["picture"] = str(picture)
-                print(json.dumps(entry), flush=True)
+                print(json.dumps(_as_json(captioner, path, result, picture, options)), flush=True)
             else:
                 table.print(path, result)
             bar.update(done)
@@ -145,6 +131,19 @@ def _picture_names(files: list[Path]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def _as_json(
+    captioner: Captioner, path: Path, caption: Caption, picture: Path | None, options: argparse.Namespace
+) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        **caption.to_dict(attention=options.attention),
+        "bundle": captioner.bundle.manifest.name,
+        "backend": captioner.choice.backend,
+        "precision": captioner.choice.precision,
+        **({"picture": str(picture)} if picture is not None else {}),
+    }
 
 
 class _Table:

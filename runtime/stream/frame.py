@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,3 +38,13 @@ class Captioned:
     caption: Caption
     age_ms: float
     """From the frame's capture to its caption."""
+
+    def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
+        """As JSON has it. The stamp is in nanoseconds since 1970."""
+        return {
+            "sequence": self.frame.sequence,
+            "stamp_ns": self.frame.stamp_ns,
+            "name": self.frame.name,
+            **self.caption.to_dict(attention=attention),
+            "age_ms": round(self.age_ms, 3),
+        }

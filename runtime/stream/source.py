@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from camscribe.runtime.errors import SourceError
 from camscribe.runtime.stream.frame import Frame
+
+
+class FrameError(SourceError):
+    """Raised by ``Source.read`` when one frame is damaged and the next may be good. It is counted as failed."""
 
 
 class Source(Protocol):
@@ -18,6 +23,7 @@ class Source(Protocol):
         """Waits for the next frame; None when the source has ended or was closed.
 
         Raises:
+            FrameError: this frame cannot be read; the source goes on.
             SourceError: the source was lost. One that is live may come back when it is opened again.
         """
 

@@ -75,7 +75,7 @@ def test_help_and_version(run: Run) -> None:
     ("arguments", "expected"),
     [
         (["captoin"], "did you mean caption?"),
-        (["fly"], "expected caption, info"),
+        (["fly"], "expected caption, stream, info"),
         (["--verbose"], "'--verbose' is not a command"),
         (["caption"], "required: IMAGE; see camscribe caption --help"),
         (["caption", "a.jpg", "--beams", "many"], "invalid int value: 'many'"),

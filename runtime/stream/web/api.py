@@ -37,7 +37,7 @@ class Api:
     async def settings(self, request: web.Request) -> web.Response:
         """GET /control: settings and counters."""
         control = self._hub.control
-        return reply({**messages.settings(control), "counts": messages.counts_json(control.counts())})
+        return reply({**messages.settings(control), "counts": control.counts().to_dict()})
 
     async def change(self, request: web.Request) -> web.Response:
         """POST /control: changes settings; all that it names, or none."""
@@ -65,18 +65,13 @@ class Api:
 
         from camscribe import __version__
 
-        control, choice = self._hub.control, self._hub.control.captioner.choice
+        control = self._hub.control
         text = self._hub.metrics.render(
             control.counts(),
             paused=control.paused,
             encoded=self._hub.pictures.encoded,
             viewers={kind: self._hub.viewers[kind] for kind in ("page", "mjpeg")},
-            about={
-                "version": __version__,
-                "bundle": control.captioner.bundle.manifest.name,
-                "backend": choice.backend,
-                "precision": choice.precision,
-            },
+            about={"version": __version__, **messages.made_by(control.captioner)},
         )
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from camscribe.runtime.caption_json import caption_json
+from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.search import Floats
 from camscribe.runtime.stream.counters import Counts
 from camscribe.runtime.stream.frame import Captioned
@@ -20,16 +19,12 @@ from camscribe.runtime.stream.sink import Control
 
 def hello(control: Control, history: Sequence[tuple[float, float]]) -> str:
     """What stays as it is while the stream runs, and (age, latency) in ms of the captions before."""
-    captioner = control.captioner
-    manifest = captioner.bundle.manifest
     return _dump(
         {
             "type": "hello",
             "source": control.source,
-            "bundle": manifest.name,
-            "backend": captioner.choice.backend,
-            "precision": captioner.choice.precision,
-            "pixels": manifest.pixels.to_dict(),
+            **made_by(control.captioner),
+            "pixels": control.captioner.bundle.manifest.pixels.to_dict(),
             "history": [[round(age, 1), round(latency, 1)] for age, latency in history],
         }
     )
@@ -37,7 +32,7 @@ def hello(control: Control, history: Sequence[tuple[float, float]]) -> str:
 
 def state(control: Control, counts: Counts, viewers: int) -> str:
     """What changes: counters, options, whether it pauses."""
-    return _dump({"type": "state", **settings(control), "counts": counts_json(counts), "viewers": viewers})
+    return _dump({"type": "state", **settings(control), "counts": counts.to_dict(), "viewers": viewers})
 
 
 def shown(item: Captioned) -> str:
@@ -62,26 +57,19 @@ def shown(item: Captioned) -> str:
 
 
 def latest(control: Control, item: Captioned, *, attention: bool) -> dict[str, Any]:
-    """A caption as programs get it: as ``camscribe caption --json`` prints it, and which frame it is of."""
-    frame = item.frame
-    return {
-        "source": control.source,
-        "sequence": frame.sequence,
-        "name": frame.name,
-        "stamp_ns": frame.stamp_ns,
-        "age_ms": round(item.age_ms, 3),
-        **caption_json(control.captioner, item.caption, attention=attention),
-    }
+    """A caption as programs get it."""
+    return {"source": control.source, **item.to_dict(attention=attention), **made_by(control.captioner)}
+
+
+def made_by(captioner: Captioner) -> dict[str, str]:
+    """What captions."""
+    choice = captioner.choice
+    return {"bundle": captioner.bundle.manifest.name, "backend": choice.backend, "precision": choice.precision}
 
 
 def settings(control: Control) -> dict[str, Any]:
     """What can be changed, as it is now."""
     return {"paused": control.paused, "options": asdict(control.options)}
-
-
-def counts_json(counts: Counts) -> dict[str, float | None]:
-    """The counters; null for what is not known, as JSON has no NaN."""
-    return {name: None if math.isnan(value) else round(value, 3) for name, value in asdict(counts).items()}
 
 
 def _compact(attention: Floats) -> str:

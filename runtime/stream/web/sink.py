@@ -39,8 +39,11 @@ class WebSink:
 
         Raises:
             OptionError: the address or the token is of no such form.
+            SinkError: aiohttp is missing.
         """
         self._asked = address
+        if importlib.util.find_spec("aiohttp") is None:
+            raise SinkError(f'{self.name}: needs aiohttp, which is not installed: pip install "camscribe[web]"')
         self._address = Address.parse(address)
         self._was_given = token is not None
         self._token = choose_token(self._address, token)
@@ -74,10 +77,8 @@ class WebSink:
         """Takes the port and serves; prints where the page is, with the token where that was made up here.
 
         Raises:
-            SinkError: the port cannot be taken, or a library is missing.
+            SinkError: the port cannot be taken, or OpenCV is missing.
         """
-        if importlib.util.find_spec("aiohttp") is None:
-            raise SinkError(f'{self.name}: needs aiohttp, which is not installed: pip install "camscribe[web]"')
         try:
             opencv()
         except CamscribeError as error:

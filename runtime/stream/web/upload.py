@@ -7,11 +7,11 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from camscribe.runtime.caption_json import caption_json
 from camscribe.runtime.errors import CamscribeError, EngineError, OptionError
 from camscribe.runtime.images import decode
 from camscribe.runtime.search import SearchOptions
 from camscribe.runtime.stream.web.hub import Hub
+from camscribe.runtime.stream.web.messages import made_by
 from camscribe.runtime.stream.web.responses import problem, reply
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Upload:
         (caption,) = captioner.caption_each([pixels], options, "rgb")
         if isinstance(caption, CamscribeError):
             raise caption
-        return caption_json(captioner, caption, attention=attention)
+        return {**caption.to_dict(attention=attention), **made_by(captioner)}
 
 
 async def _content(request: web.Request) -> bytes:
