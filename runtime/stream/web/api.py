@@ -70,7 +70,7 @@ class Api:
             control.counts(),
             paused=control.paused,
             encoded=self._hub.pictures.encoded,
-            viewers={kind: self._hub.viewers[kind] for kind in ("page", "mjpeg")},
+            viewers=self._hub.viewers,
             about={"version": __version__, **messages.made_by(control.captioner)},
         )
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})

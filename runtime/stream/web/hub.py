@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from time import monotonic
 from typing import Any, Literal
@@ -31,7 +31,7 @@ class Hub:
     def __init__(self, control: Control, loop: asyncio.AbstractEventLoop) -> None:
         self.control = control
         self.metrics = Metrics()
-        self.viewers: Counter[Kind] = Counter(page=0, mjpeg=0)
+        self.viewers: dict[Kind, int] = {"page": 0, "mjpeg": 0}
         self.frames: Latest[Frame] = Latest()
         self.captions: Latest[Captioned] = Latest()
         self.shown: Latest[str] = Latest()

@@ -69,6 +69,7 @@ class Live:
                 for sender in senders:
                     sender.cancel()
                 await asyncio.gather(*senders, return_exceptions=True)
+                _cut_off(request)
         return socket
 
     async def mjpeg(self, request: web.Request) -> web.StreamResponse:
@@ -81,22 +82,11 @@ class Live:
             headers={"Content-Type": f"multipart/x-mixed-replace; boundary={_BOUNDARY}", "Connection": "close"}
         )
         await response.prepare(request)
-        with self._hub.viewer("mjpeg"), contextlib.suppress(ConnectionError):
-            # A browser shows a picture when it sees the line after it, so that line is sent along.
-            await response.write(f"--{_BOUNDARY}\r\n".encode())
-            async for picture in self._hub.pictures.stream():
-                head = (
-                    f"Content-Type: image/jpeg\r\nContent-Length: {len(picture.jpeg)}\r\n"
-                    f"X-Sequence: {picture.frame.sequence}\r\nX-Stamp-Ns: {picture.frame.stamp_ns}\r\n\r\n"
-                )
-                part = b"".join((head.encode(), picture.jpeg, f"\r\n--{_BOUNDARY}\r\n".encode()))
-                try:
-                    await asyncio.wait_for(response.write(part), STALL_S)
-                except asyncio.TimeoutError:
-                    break
-                self._count("mjpeg")
-        if request.transport is not None:
-            request.transport.abort()  # what it did not take would hold up the end
+        try:
+            with self._hub.viewer("mjpeg"), contextlib.suppress(ConnectionError):
+                await self._send_parts(response)
+        finally:
+            _cut_off(request)
         return response
 
     async def frame(self, request: web.Request) -> web.Response:
@@ -133,6 +123,21 @@ class Live:
         if goodbyes:
             await asyncio.wait([asyncio.ensure_future(each) for each in goodbyes], timeout=GOODBYE_S)
 
+    async def _send_parts(self, response: web.StreamResponse) -> None:
+        # A browser shows a picture when it sees the line after it, so that line is sent along.
+        await response.write(f"--{_BOUNDARY}\r\n".encode())
+        async for picture in self._hub.pictures.stream():
+            head = (
+                f"Content-Type: image/jpeg\r\nContent-Length: {len(picture.jpeg)}\r\n"
+                f"X-Sequence: {picture.frame.sequence}\r\nX-Stamp-Ns: {picture.frame.stamp_ns}\r\n\r\n"
+            )
+            part = b"".join((head.encode(), picture.jpeg, f"\r\n--{_BOUNDARY}\r\n".encode()))
+            try:
+                await asyncio.wait_for(response.write(part), STALL_S)
+            except asyncio.TimeoutError:
+                return
+            self._count("mjpeg")
+
     async def _send_messages(self, socket: web.WebSocketResponse, slot: Latest[str]) -> None:
         version = 0
         with contextlib.suppress(ConnectionError):
@@ -157,3 +162,9 @@ class Live:
 
     def _full(self) -> web.Response:
         return problem(503, f"{MAX_VIEWERS} viewers look already; try again later", {"Retry-After": "10"})
+
+
+def _cut_off(request: web.Request) -> None:
+    """Ends a connection without waiting for what its viewer did not take."""
+    if request.transport is not None:
+        request.transport.abort()

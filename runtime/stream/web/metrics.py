@@ -9,6 +9,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from camscribe.runtime.stream.counters import Counts
 
@@ -69,7 +70,7 @@ class Metrics:
         *,
         paused: bool,
         encoded: int,
-        viewers: Mapping[str, int],
+        viewers: Mapping[Literal["page", "mjpeg"], int],
         about: Mapping[str, str],
     ) -> str:
         """All of it.

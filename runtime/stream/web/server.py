@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib import resources
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -19,14 +19,16 @@ from camscribe.runtime.stream.web.upload import Upload
 
 if TYPE_CHECKING:
     from aiohttp import web
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    from aiohttp.typedefs import Handler, Middleware
 
 _LOG = logging.getLogger("camscribe.web")
 _PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
-    **{f"/{name}": (name, "text/javascript") for name in ("page.js", "picture.js", "curve.js", "photo.js", "sentences.js")},
+    **{
+        f"/{name}": (name, "text/javascript")
+        for name in ("page.js", "picture.js", "curve.js", "photo.js", "sentences.js")
+    },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _COOKIE_S = 30 * 24 * 3600
@@ -64,7 +66,7 @@ async def serve(hub: Hub, access: Access, listener: socket.socket, began: Callab
     )
     runner = web.AppRunner(
         application,
-        logger=_LOG,
+        logger=_http_log(),
         access_log=None,  # would hold the token of the first visit
         handler_cancellation=True,
         auto_decompress=False,
@@ -82,11 +84,12 @@ async def serve(hub: Hub, access: Access, listener: socket.socket, began: Callab
         work.cancel()
         await live.close()
         await runner.cleanup()
+        await asyncio.sleep(0)  # the loop closes what was cut off
         upload.close()
         hub.pictures.close()
 
 
-def _guard(access: Access) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _guard(access: Access) -> Middleware:
     """What stands before every handler."""
     from aiohttp import web
 
@@ -118,9 +121,23 @@ def _guard(access: Access) -> Callable[[web.Request, Handler], Awaitable[web.Str
     return guard
 
 
+def _http_log() -> logging.Logger:
+    """A log without requests that are no HTTP: they are their sender's fault, and are logged with all they hold."""
+    from aiohttp.http_exceptions import HttpProcessingError
+
+    class OursOnly(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+    log = _LOG.getChild("http")
+    log.filters[:] = [OursOnly()]
+    return log
+
+
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    response.headers["Server"] = "camscribe"
 
 
 def _remember(request: web.Request, access: Access) -> web.Response:

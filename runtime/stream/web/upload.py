@@ -121,6 +121,7 @@ async def _content(request: web.Request) -> bytes:
         _RefusedError: there is none, or too much.
     """
     from aiohttp import ClientPayloadError, web
+    from aiohttp.http_exceptions import HttpProcessingError
 
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise _RefusedError(415, "the upload is compressed; send the image file as it is")
@@ -129,19 +130,17 @@ async def _content(request: web.Request) -> bytes:
     try:
         if request.content_type == "multipart/form-data":
             return await _field(request)
-        if request.content_type in ("application/x-www-form-urlencoded", "application/json"):
-            raise _RefusedError(415, "expected an image file as the body (curl --data-binary @photo.jpg -H 'Content-Type: "
-                           "image/jpeg') or as the form field image (curl -F image=@photo.jpg)")  # fmt: skip
-        return await _limited(request.content.iter_any())
-    except (ValueError, ClientPayloadError, web.PayloadAccessError) as error:
-        raise _RefusedError(400, f"the upload is damaged ({str(error)[:100]})") from error
+        return await _limited(request.content.iter_any(), MAX_BYTES)
+    except (ValueError, ClientPayloadError, HttpProcessingError, web.PayloadAccessError) as error:
+        raise _RefusedError(400, f"the upload is damaged ({' '.join(str(error).split())[:100]})") from error
 
 
 async def _field(request: web.Request) -> bytes:
     from aiohttp import BodyPartReader
 
     rest = MAX_BYTES
-    async for part in await request.multipart():
+    reader = await request.multipart()
+    while (part := await reader.next()) is not None:
         if not isinstance(part, BodyPartReader):
             raise _RefusedError(400, "the form has a form in it; expected a field image")
         content = await _limited(_chunks(part), rest)
@@ -156,7 +155,7 @@ async def _chunks(part: Any) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _limited(chunks: AsyncIterator[bytes], limit: int = MAX_BYTES) -> bytes:
+async def _limited(chunks: AsyncIterator[bytes], limit: int) -> bytes:
     content = bytearray()
     async for chunk in chunks:
         content += chunk

@@ -3,11 +3,10 @@
 const KEPT = 240;
 
 export class Curve {
-  #values = []; #svg; #now; #note; #name; #about;
+  #values = []; #svg; #now; #note; #name;
 
-  constructor(name, about, { svg, now, note }) {
+  constructor(name, { svg, now, note }) {
     this.#name = name;
-    this.#about = about;
     this.#svg = svg;
     this.#now = now;
     this.#note = note;
@@ -25,15 +24,17 @@ export class Curve {
     if (!values.length) return;
     const sorted = [...values].sort((a, b) => a - b);
     const at = (part) => sorted[Math.min(sorted.length - 1, Math.floor(part * sorted.length))];
-    const top = Math.max(1, sorted.at(-1)) * 1.08;
+    // A few that took far longer are cut off, so that the others still show.
+    const top = Math.max(1, Math.min(sorted.at(-1), 2 * at(0.95))) * 1.08;
+    const y = (value) => (48 - (48 * Math.min(value, top)) / top).toFixed(1);
     // The newest value is at the right edge, however few there are.
-    const points = values.map((value, i) => `${(KEPT - values.length + i + 1).toFixed(0)} ${(48 - 48 * value / top).toFixed(1)}`);
+    const points = values.map((value, i) => `${KEPT - values.length + i + 1} ${y(value)}`);
     const line = `M${points.join("L")}`;
     this.#svg.querySelector(".line").setAttribute("d", line);
     this.#svg.querySelector(".area").setAttribute("d", `${line}L${KEPT} 48L${KEPT - values.length + 1} 48Z`);
     const median = at(0.5).toFixed(0), high = at(0.95).toFixed(0), now = values.at(-1).toFixed(0);
     this.#now.textContent = `${now} ms`;
-    this.#note.textContent = `p50 ${median}, p95 ${high} ms; ${this.#about}`;
+    this.#note.textContent = `p50 ${median} · p95 ${high}`;
     this.#svg.setAttribute("aria-label", `${this.#name}: now ${now} ms, median ${median}, 95th percentile ${high}`);
   }
 }

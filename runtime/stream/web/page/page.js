@@ -6,8 +6,8 @@ import { list } from "./sentences.js";
 
 const $ = (id) => document.getElementById(id);
 const picture = new Picture($("picture"));
-const latency = new Curve("Latency", "caption time", { svg: $("latency"), now: $("latency-now"), note: $("latency-note") });
-const age = new Curve("Frame age", "capture to caption", { svg: $("age"), now: $("age-now"), note: $("age-note") });
+const latency = new Curve("Latency", { svg: $("latency"), now: $("latency-now"), note: $("latency-note") });
+const age = new Curve("Frame age", { svg: $("age"), now: $("age-now"), note: $("age-note") });
 
 let socket = null, retry = 500, connected = false, lastPicture = 0;
 let paused = false, attention = false, options = null, dragging = false;
@@ -112,7 +112,8 @@ function heat() {
     weights = new Float32Array(size);
     shown.weights.forEach((value, index) => (weights[index % size] += value / shown.words.length));
     const top = Math.max(...weights, 1);
-    weights = weights.map((value) => (255 * value) / top);
+    // The mean is flat beside the map of a word; the square brings out where most of it lies.
+    weights = weights.map((value) => 255 * (value / top) ** 2);
   }
   picture.heat = { weights, rows, columns };
 }

@@ -86,12 +86,12 @@ function colour({ weights, rows, columns }) {
   const image = context.createImageData(width, height);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      // The square root shows weak attention, too.
-      const heat = Math.sqrt(Math.min(1, Math.max(0, smooth[x * height + y] / 255)));
+      // Less than linear, so that weak attention shows, too.
+      const heat = Math.min(1, Math.max(0, smooth[x * height + y] / 255)) ** 0.7;
       const place = heat * (HEAT.length - 1), below = Math.min(HEAT.length - 2, Math.floor(place)), part = place - below;
       const at = 4 * (y * width + x);
       for (let c = 0; c < 3; c++) image.data[at + c] = HEAT[below][c] * (1 - part) + HEAT[below + 1][c] * part;
-      image.data[at + 3] = 255 * 0.65 * heat;
+      image.data[at + 3] = 255 * 0.7 * heat;
     }
   }
   context.putImageData(image, 0, 0);

@@ -1,17 +1,16 @@
-// The n best sentences, each with its score and a bar of its probability beside that of the best.
+// The n best sentences, each with its score and a bar: its probability beside that of the likeliest.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 export function list(parent, hypotheses) {
   while (parent.children.length > hypotheses.length) parent.lastChild.remove();
   while (parent.children.length < hypotheses.length) parent.append(row());
-  const best = Math.max(...hypotheses.map((each) => each.score));
-  hypotheses.forEach(({ text, score, truncated }, index) => {
+  const likeliest = Math.max(...hypotheses.map((each) => each.log_prob));
+  hypotheses.forEach(({ text, score, log_prob, truncated }, index) => {
     const item = parent.children[index];
     item.querySelector(".text").textContent = text + (truncated ? " …" : "");
     item.querySelector(".score").textContent = score.toFixed(2);
-    // Scores are logarithms a word: what is left is how likely a word is beside one of the best sentence.
-    item.querySelector(".fill").setAttribute("width", String(100 * Math.exp(score - best)));
+    item.querySelector(".fill").setAttribute("width", String(100 * Math.exp(log_prob - likeliest)));
   });
 }
 
