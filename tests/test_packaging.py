@@ -74,7 +74,7 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, repository: 
 
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-EXTRAS = ("cpu", "cuda", "tensorrt", "jetson", "train", "export", "peers", "dev")
+EXTRAS = ("cpu", "cuda", "tensorrt", "jetson", "train", "export", "peers", "web", "dev")
 
 
 class Extras:

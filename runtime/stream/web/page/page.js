@@ -94,7 +94,7 @@ function render() {
       button.setAttribute("aria-pressed", "false");
       return button;
     });
-    $("caption").replaceChildren(...words.flatMap((each) => [each, " "]));
+    $("caption").replaceChildren(...(words.length ? words.flatMap((each) => [each, " "]) : ["(no words)"]));
   }
   list($("sentences"), shown.hypotheses);
   heat();
@@ -122,10 +122,11 @@ async function hold() {
   if (held || !shown) return;
   held = true;
   status();
-  const answer = await fetch(`/frame.jpg?sequence=${shown.sequence}`).catch(() => null);
-  const jpeg = answer?.ok ? await answer.blob() : undefined;
-  if (held) await picture.hold(jpeg);
-  if (!held) picture.release();
+  const mine = shown;
+  const answer = await fetch(`/frame.jpg?sequence=${mine.sequence}`).catch(() => null);
+  const jpeg = answer?.ok ? await answer.blob().catch(() => null) : null;
+  if (held && shown === mine) await picture.hold(jpeg);
+  if (!held) picture.release(); // let go meanwhile
 }
 
 function release() {
@@ -146,6 +147,8 @@ function point(index) {
 }
 
 const said = $("caption");
+let pointer = "mouse"; // what pressed last; not all browsers say it with the click
+document.addEventListener("pointerdown", (event) => (pointer = event.pointerType), { capture: true });
 const indexOf = (event) => event.target.closest?.(".word")?.dataset.index;
 said.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && hold());
 said.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && release());
@@ -161,7 +164,7 @@ said.addEventListener("focusin", (event) => {
 said.addEventListener("focusout", (event) => said.contains(event.relatedTarget) || said.matches(":hover") || release());
 // A finger does not hover: it taps a word to see its map, and the same word or elsewhere to go on.
 document.addEventListener("click", (event) => {
-  if (event.pointerType === "mouse" || event.detail === 0) return;
+  if (pointer === "mouse" || event.detail === 0) return;
   const index = said.contains(event.target) ? indexOf(event) : undefined;
   if (index === undefined || word === Number(index)) release();
   else {

@@ -25,7 +25,9 @@ export class Picture {
 
   // Stays on a frame: that of a JPEG, or the one that shows now.
   async hold(jpeg) {
-    const held = await createImageBitmap(jpeg ?? this.#newest);
+    const source = jpeg ?? this.#newest;
+    if (!source) return;
+    const held = await createImageBitmap(source);
     this.#held?.close();
     this.#held = held;
     this.#draw();

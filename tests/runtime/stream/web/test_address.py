@@ -30,7 +30,9 @@ def test_host_and_port(text: str, host: str, port: int, local: bool) -> None:
     assert (address.host, address.port, address.is_local) == (host, port, local)
 
 
-@pytest.mark.parametrize("text", ["", "web", "80 80", ":8080", "65536", "-1", "localhost:", "1.2.3.4:x", "٨٠", "::1:8080"])
+@pytest.mark.parametrize(
+    "text", ["", "web", "80 80", ":8080", "65536", "-1", "localhost:", "1.2.3.4:x", "٨٠", "::1:8080"]
+)
 def test_what_is_no_address_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(OptionError, match=r"^--web .*(expected PORT or HOST:PORT|without brackets)") as caught:
         Address.parse(text)

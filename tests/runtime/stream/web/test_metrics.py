@@ -16,7 +16,11 @@ COUNTS = Counts(12.5, 100, 60, 38, 1, 1, 2, math.nan, math.nan, math.nan, 30.0, 
 
 def render(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     text = metrics.render(
-        COUNTS, paused=True, encoded=7, viewers={"page": 2, "mjpeg": 0}, about={"bundle": 'a "b"\\\nc', "backend": "cpu"}
+        COUNTS,
+        paused=True,
+        encoded=7,
+        viewers={"page": 2, "mjpeg": 0},
+        about={"bundle": 'a "b"\\\nc', "backend": "cpu"},
     )
     families = list(text_string_to_metric_families(text))
     assert all(family.documentation and family.type in ("counter", "gauge", "histogram") for family in families)

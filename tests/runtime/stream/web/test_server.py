@@ -261,7 +261,9 @@ def bomb() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", 60000, 60000, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(9999))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(9999))) + chunk(b"IEND", b"")
+    )
 
 
 def test_what_cannot_be_captioned_is_refused_in_one_line(serve: Serve) -> None:
@@ -381,9 +383,8 @@ def test_only_so_many_may_look(serve: Serve, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(live, "MAX_VIEWERS", 2)
 
     async def check(session: Any) -> None:
-        async with session.get("/stream.mjpg"), session.ws_connect("/live"):
-            async with session.get("/stream.mjpg") as answer:
-                assert answer.status == 503
+        async with session.get("/stream.mjpg"), session.ws_connect("/live"), session.get("/stream.mjpg") as answer:
+            assert answer.status == 503
         # Who leaves makes room.
         await until(lambda: _may_look(session))
 

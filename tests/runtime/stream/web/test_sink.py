@@ -131,7 +131,9 @@ def test_viewers_that_stall_hold_up_nobody(serve: Serve) -> None:
         async def sent() -> float:
             async with session.get("/metrics") as answer:
                 lines = (await answer.text()).splitlines()
-            return next(float(x.split()[1]) for x in lines if x.startswith('camscribe_web_pictures_sent_total{kind="mjpeg'))
+            return next(
+                float(x.split()[1]) for x in lines if x.startswith('camscribe_web_pictures_sent_total{kind="mjpeg')
+            )
 
         async with session.ws_connect("/live") as live:
             pictures = 0
@@ -205,6 +207,4 @@ def test_without_aiohttp_the_extra_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
-    assert done.stderr == (
-        'camscribe: --web 0: needs aiohttp, which is not installed: pip install "camscribe[web]"\n'
-    )
+    assert done.stderr == ('camscribe: --web 0: needs aiohttp, which is not installed: pip install "camscribe[web]"\n')
