@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from camscribe.runtime.caption import Caption
 from camscribe.runtime.pixels import Pixels, PixelSpec, visible_part
@@ -57,6 +58,34 @@ def caption_sheet(photo: Pixels, caption: Caption, spec: PixelSpec, *, attention
             sheet.paste(tile, (x + (_TILE_WIDTH - tile.width) // 2, y))
             _label(draw, word, x + _TILE_WIDTH / 2, y + tile.height + 4)
     return sheet
+
+
+def burn_in(photo: Pixels, text: npt.NDArray[np.uint8]) -> None:
+    """Lays a text (see ``text_mask``) of the photograph's width over its lowest rows, which become dark.
+
+    Args:
+        photo: uint8 [h, w, 3], in any order of channels; is changed.
+        text: uint8 [rows, w].
+    """
+    part = photo[max(0, photo.shape[0] - text.shape[0]) :]
+    np.maximum(part // 3, text[-part.shape[0] :, :, None], out=part)
+
+
+def text_mask(text: str, width: int) -> npt.NDArray[np.uint8]:
+    """A text as rows to burn into a picture, uint8 [rows, width]: 255 where its letters are; none for no text."""
+    from PIL import Image, ImageDraw
+
+    if not text:
+        return np.zeros((0, width), np.uint8)
+    size = min(max(width // 28, 11), 48)
+    pad = size // 2
+    lines = _wrapped(text, _font(size), width - 2 * pad)
+    step = round(1.3 * size)
+    sheet = Image.new("L", (width, step * len(lines) + pad))
+    draw = ImageDraw.Draw(sheet)
+    for index, line in enumerate(lines):
+        draw.text((width / 2, pad // 2 + step * index), line, 255, _font(size), anchor="ma")
+    return np.asarray(sheet)
 
 
 def encode_jpeg(sheet: Image.Image) -> bytes:

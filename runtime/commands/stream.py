@@ -94,7 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--json", action="store_true", help="print a JSON object for each caption, the counters last")
     output.add_argument("--jsonl", type=Path, action="append", metavar="FILE", help="append a line for each caption")
     output.add_argument(
-        "--video", type=Path, action="append", metavar="FILE", help="record with the captions burnt in: .avi, .mkv, .ts"
+        "--video",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="record Motion JPEG (.avi) with the captions burnt in",
     )
     output.add_argument("--mcap", type=Path, action="append", metavar="FILE", help="record frames and captions")
     output.add_argument("--web", action="append", metavar="[HOST:]PORT", help="serve a page with the live picture")

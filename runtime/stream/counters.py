@@ -91,14 +91,14 @@ class Tally:
             p50, p95 = np.percentile(self._ages, [50, 95]) if self._ages else (math.nan, math.nan)
             latency = np.median(self._latencies) if self._latencies else math.nan
             window = max(min(seconds, _WINDOW_S), 1e-9)
-            rates = {f"{name}_per_s": len(times) / window for name, times in self._times.items()}
             return Counts(
                 seconds,
                 **self._counts,
                 age_p50_ms=float(p50),
                 age_p95_ms=float(p95),
                 latency_p50_ms=float(latency),
-                **rates,
+                captured_per_s=len(self._times["captured"]) / window,
+                captioned_per_s=len(self._times["captioned"]) / window,
             )
 
     @staticmethod

@@ -4,8 +4,8 @@
         for item in stream:
             print(item.caption.text, item.age_ms)
 
-One thread captures. Whoever asks for the next caption makes it, of the newest frame at that moment, so nothing queues: a
-frame is never older than one interval of the camera and one caption. ``run`` and ``start`` ask for you, ``async for``
+One thread captures. Whoever asks for the next caption makes it, of the newest frame at that moment, so nothing queues:
+a frame is never older than one interval of the camera and one caption. ``run`` and ``start`` ask for you, ``async for``
 asks in a thread.
 """
 
@@ -160,9 +160,8 @@ class CaptionStream:
                 break
             if not self._going.is_set() and not capture.live:
                 self._going.wait()
-            if not self._going.is_set():
-                self._tally.add("dropped")
-            elif capture.live and self._max_age_ms and _age_ms(frame) > self._max_age_ms:
+            old = capture.live and self._max_age_ms is not None and _age_ms(frame) > self._max_age_ms
+            if old or not self._going.is_set():
                 self._tally.add("dropped")
             elif self._change is not None and not self._change.look(frame):
                 self._tally.add("unchanged")
@@ -368,6 +367,7 @@ def _opener(source: str | Source | Callable[[], Source]) -> tuple[str, Callable[
     """A source's name, what opens it, and whether it can be opened more than once."""
     if isinstance(source, str):
         return uri.redact(source), uri.opener(source), True
-    if hasattr(source, "read"):
-        return type(source).__name__, lambda: source, False
-    return getattr(source, "__name__", type(source).__name__), source, True
+    if callable(source):
+        return getattr(source, "__name__", type(source).__name__), source, True
+    opened = source
+    return type(opened).__name__, lambda: opened, False

@@ -239,7 +239,7 @@ def open_source(text: str) -> Source:
 
 def redact(text: str) -> str:
     """An address without its password, and without values of options that sound like one."""
-    text = re.sub(r"(://[^/@:\s]*):[^@\s]*@", r"\1:***@", text)
+    text = re.sub(r"(://[^/@:\s]*):\S*@", r"\1:***@", text)
     return re.sub(
         r"([?&#])([^=&#?\s]+)=([^&#\s]+)",
         lambda part: f"{part[1]}{part[2]}=***" if _SECRET.search(part[2]) else part[0],

@@ -1,0 +1,110 @@
+"""Recordings at their own pace, and again and again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from camscribe.runtime.stream.frame import Frame
+from camscribe.runtime.stream.source import Source
+from camscribe.runtime.stream.uri import SourceUri
+
+
+def played(uri: SourceUri, open_source: Callable[[], Source]) -> Source:
+    """A recording as the options ``loop`` and ``realtime`` want it.
+
+    Raises:
+        SourceError: it cannot be opened.
+        OptionError: an option is neither 0 nor 1.
+    """
+    loop, realtime = uri.flag("loop"), uri.flag("realtime")
+    source: Source = Loop(open_source) if loop else open_source()
+    return RealTime(source) if realtime else source
+
+
+class Loop:
+    """Begins again at the end. Stamps go on from where they were.
+
+    Args:
+        open_source: opens the recording.
+    """
+
+    def __init__(self, open_source: Callable[[], Source]) -> None:
+        self._open = open_source
+        self._lock = threading.Lock()
+        self._closed = False
+        self._source = open_source()
+        self.live = self._source.live
+        self._frames = self._last_ns = self._step_ns = self._shift_ns = 0
+        self._fresh = False
+        """Whether the recording has begun anew and gave no frame since."""
+
+    def read(self) -> Frame | None:
+        """See ``Source``."""
+        frame = self._source.read()
+        if frame is None and self._frames and not self._fresh and self._begin_again():
+            frame = self._source.read()
+        if frame is None:
+            return None
+        if self._fresh:
+            self._fresh = False
+            self._shift_ns = self._last_ns + self._step_ns - frame.stamp_ns
+        stamp_ns = frame.stamp_ns + self._shift_ns
+        if self._frames:
+            self._step_ns = stamp_ns - self._last_ns
+        self._last_ns = stamp_ns
+        self._frames += 1
+        return replace(frame, sequence=self._frames - 1, stamp_ns=stamp_ns)
+
+    def _begin_again(self) -> bool:
+        self._source.close()
+        source = self._open()
+        self._fresh = True
+        with self._lock:
+            self._source, closed = source, self._closed
+        if closed:
+            source.close()
+        return not closed
+
+    def close(self) -> None:
+        """See ``Source``."""
+        with self._lock:
+            self._closed, source = True, self._source
+        source.close()
+
+
+class RealTime:
+    """Gives the frames of a recording when they are due by their stamps, and leaves out those that are late.
+
+    Args:
+        source: the recording.
+    """
+
+    live = True
+    _LATE_S = 0.1
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._stop = threading.Event()
+        self._began: tuple[float, int] | None = None
+
+    def read(self) -> Frame | None:
+        """See ``Source``."""
+        while (frame := self._source.read()) is not None:
+            if self._began is None:
+                self._began = time.monotonic(), frame.stamp_ns
+            due_s = self._began[0] + (frame.stamp_ns - self._began[1]) / 1e9
+            now_s = time.monotonic()
+            if now_s - due_s > self._LATE_S:
+                continue
+            if self._stop.wait(max(0.0, due_s - now_s)):
+                return None
+            return replace(frame, captured_s=time.monotonic())
+        return None
+
+    def close(self) -> None:
+        """See ``Source``."""
+        self._stop.set()
+        self._source.close()
