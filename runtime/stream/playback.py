@@ -78,30 +78,37 @@ class Loop:
 class RealTime:
     """Gives the frames of a recording when they are due by their stamps, and leaves out those that are late.
 
+    Where the recording cannot be read that fast, it is played slower: half a second without a frame is the longest.
+
     Args:
         source: the recording.
     """
 
     live = True
-    _LATE_S = 0.1
+    _LATE_S, _LONGEST_S = 0.1, 0.5
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._stop = threading.Event()
-        self._began: tuple[float, int] | None = None
+        self._origin_s: float | None = None
+        """The monotonic time of stamp 0."""
+        self._given_s = 0.0
 
     def read(self) -> Frame | None:
         """See ``Source``."""
         while (frame := self._source.read()) is not None:
-            if self._began is None:
-                self._began = time.monotonic(), frame.stamp_ns
-            due_s = self._began[0] + (frame.stamp_ns - self._began[1]) / 1e9
-            now_s = time.monotonic()
-            if now_s - due_s > self._LATE_S:
+            now_s, stamp_s = time.monotonic(), frame.stamp_ns / 1e9
+            if self._origin_s is None:
+                self._origin_s = now_s - stamp_s
+            late_s = now_s - self._origin_s - stamp_s
+            if late_s > self._LATE_S and now_s - self._given_s > self._LONGEST_S:
+                self._origin_s += late_s
+            elif late_s > self._LATE_S:
                 continue
-            if self._stop.wait(max(0.0, due_s - now_s)):
+            elif self._stop.wait(max(0.0, -late_s)):
                 return None
-            return replace(frame, captured_s=time.monotonic())
+            self._given_s = time.monotonic()
+            return replace(frame, captured_s=self._given_s)
         return None
 
     def close(self) -> None:

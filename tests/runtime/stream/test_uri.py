@@ -122,7 +122,6 @@ def test_help_has_every_kind_with_its_options() -> None:
 def test_no_text_is_a_bug(text: str) -> None:
     try:
         uri = parse(text)
-    except CamscribeError as error:
-        assert "\n" not in str(error) or "\n" in text
-    else:
-        assert uri.scheme in SCHEMES
+    except CamscribeError:
+        return
+    assert uri.scheme in SCHEMES
