@@ -3,25 +3,23 @@
     python -m camscribe.benchmarks.web_viewers --out benchmarks/results/web_viewers.json
 
 One stream captions ``test://`` at 30 Hz all the while; viewers come and go in turn, so that what disturbs the machine
-disturbs all alike. They are on this machine, in a process of the lowest priority, and only on its loopback; what
-remains of their own work is in the figures. A stalled viewer asks for ``/stream.mjpg`` and reads nothing.
+disturbs all alike. They are on this machine, in a process of lower priority, and only on its loopback; what they take
+of its cores is in the figures. A stalled viewer asks for ``/stream.mjpg`` and reads nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -79,11 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each phase (default: 5)")
     parser.add_argument("--threads", type=int, help="of the captioner (default: one per physical core)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--visit", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if options.visit:
-        asyncio.run(_visit(*options.visit))
-        return 0
     if not 2 <= options.viewers <= _MOST_VIEWERS or options.viewers % 2:
         raise OptionError(f"--viewers is {options.viewers}; expected an even number from 2 to {_MOST_VIEWERS}")
     if not 1 <= options.rounds * options.seconds * 3 <= _MOST_SECONDS or options.rounds < 1:
@@ -109,31 +103,26 @@ def measure(half: int, rounds: int, seconds: float, threads: int | None = None) 
     lately: list[Captioned] = []
     with Captioner.load(backend="cpu", threads=threads) as captioner:
         stream = CaptionStream(captioner, source, [sink])
-        with stream:
-            stream.start(lately.append)
-            port = int(sink.url.rstrip("/").rpartition(":")[2])
-            time.sleep(2 * _SETTLE_S)
+        with stream, _Viewers(urlsplit(_start(stream, sink, lately)).port or 0) as viewers:
             for _ in range(rounds):
                 for name, (reading, stalled) in visitors.items():
-                    with _visitors(port, reading, stalled):
-                        time.sleep(_SETTLE_S)
-                        before, began = _metrics(port), time.monotonic()
-                        lately.clear()
-                        time.sleep(seconds)
-                        items, took = list(lately), time.monotonic() - began
-                        after = _metrics(port)
+                    viewers.be(reading, stalled)
+                    time.sleep(_SETTLE_S)
+                    before, began = _metrics(sink.url), time.monotonic()
+                    lately.clear()
+                    time.sleep(seconds)
+                    items, took = list(lately), time.monotonic() - began
+                    after = _metrics(sink.url)
                     if not items:
                         raise OptionError(f"no caption in {seconds} s: give --seconds more")
                     intervals[name].append(took / len(items))
                     ages[name].append(float(np.percentile([item.age_ms for item in items], 95)))
                     encoded[name] += after["encoded"] - before["encoded"]
                     sent[name] += after["sent"] - before["sent"]
-            with _visitors(port, half, half):
-                time.sleep(_SETTLE_S)
-                began = time.monotonic()
-                stream.close()
-                close_s = time.monotonic() - began
-            if any(thread.name.startswith("camscribe-web") for thread in threading.enumerate()):
+            began = time.monotonic()
+            stream.close()
+            close_s = time.monotonic() - began
+            if any(thread.name == "camscribe-web" for thread in threading.enumerate()):
                 raise OptionError("the page's thread outlives its stream")
     per_s = 1 / (rounds * seconds)
     return Report(
@@ -160,67 +149,41 @@ def measure(half: int, rounds: int, seconds: float, threads: int | None = None) 
     )
 
 
-@contextlib.contextmanager
-def _visitors(port: int, reading: int, stalled: int) -> Iterator[None]:
-    """So many viewers in a process of their own, of the lowest priority."""
-    if not reading + stalled:
-        yield
-        return
-    command = [
-        sys.executable,
-        "-m",
-        "camscribe.benchmarks.web_viewers",
-        "--visit",
-        str(port),
-        str(reading),
-        str(stalled),
-    ]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=lambda: os.nice(19))
-    try:
-        if child.stdout is None or child.stdout.readline() != b"all are there\n":
+class _Viewers:
+    """The process of ``benchmarks/viewers.py``."""
+
+    def __init__(self, port: int) -> None:
+        command = [sys.executable, "-m", "camscribe.benchmarks.viewers", str(port)]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def be(self, reading: int, stalled: int) -> None:
+        """Replaces whoever is there by so many."""
+        child = self._child
+        if child.stdin is None or child.stdout is None:
+            raise RuntimeError("no pipe to the process")
+        child.stdin.write(f"{reading} {stalled}\n")
+        child.stdin.flush()
+        if child.stdout.readline() != "there\n":
             raise OptionError("the viewers did not get to the page")
-        yield
-    finally:
-        child.communicate()  # the end of its input sends them away
+
+    def __enter__(self) -> _Viewers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.communicate()  # the end of its input sends them away
 
 
-async def _visit(port: int, reading: int, stalled: int) -> None:
-    """Keeps so many connections until the standard input ends."""
-    tasks = [asyncio.create_task(_view(port, reads=index < reading)) for index in range(reading + stalled)]
-    arrived = [await each for each in tasks]
-    readers = [asyncio.create_task(_read(reader)) for reader, _, reads in arrived if reads]
-    print("all are there", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    for task in readers:
-        task.cancel()
-    for _, writer, _ in arrived:
-        writer.transport.abort()
+def _start(stream: CaptionStream, sink: WebSink, lately: list[Captioned]) -> str:
+    """Starts the stream, whose captions go into a list; returns where its page is."""
+    stream.start(lately.append)
+    time.sleep(2 * _SETTLE_S)
+    return sink.url
 
 
-async def _view(port: int, *, reads: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bool]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    if not (await reader.readline()).startswith(b"HTTP/1.1 200"):
-        raise OptionError("/stream.mjpg was refused")
-    if not reads:
-        transport: Any = writer.transport
-        transport.pause_reading()
-    return reader, writer, reads
-
-
-async def _read(reader: asyncio.StreamReader) -> None:
-    while await reader.read(1 << 20):
-        pass
-
-
-def _metrics(port: int) -> dict[str, float]:
+def _metrics(url: str) -> dict[str, float]:
     """Pictures that were encoded and sent so far."""
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    connection.close()
+    with urllib.request.urlopen(f"{url}metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {
         "encoded": float(values["camscribe_web_pictures_encoded_total"]),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from camscribe.runtime.errors import CamscribeError
 from camscribe.runtime.stream.web.hub import Hub, Kind
 from camscribe.runtime.stream.web.latest import Latest
+from camscribe.runtime.stream.web.pictures import Picture
 from camscribe.runtime.stream.web.responses import problem
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Live:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._sockets: set[web.WebSocketResponse] = set()
+        self._newest_part: tuple[Picture, bytes] | None = None
 
     async def live(self, request: web.Request) -> web.StreamResponse:
         """GET /live: JSON as text, pictures as binary messages."""
@@ -84,7 +86,7 @@ class Live:
         await response.prepare(request)
         try:
             with self._hub.viewer("mjpeg"), contextlib.suppress(ConnectionError):
-                await self._send_parts(response)
+                await self._send_parts(request, response)
         finally:
             _cut_off(request)
         return response
@@ -123,20 +125,30 @@ class Live:
         if goodbyes:
             await asyncio.wait([asyncio.ensure_future(each) for each in goodbyes], timeout=GOODBYE_S)
 
-    async def _send_parts(self, response: web.StreamResponse) -> None:
+    async def _send_parts(self, request: web.Request, response: web.StreamResponse) -> None:
+        transport, loop = request.transport, asyncio.get_running_loop()
+        if transport is None:  # gone already
+            return
         # A browser shows a picture when it sees the line after it, so that line is sent along.
         await response.write(f"--{_BOUNDARY}\r\n".encode())
         async for picture in self._hub.pictures.stream():
+            stalled = loop.call_later(STALL_S, transport.abort)
+            try:
+                await response.write(self._part(picture))
+            finally:
+                stalled.cancel()
+            self._count("mjpeg")
+
+    def _part(self, picture: Picture) -> bytes:
+        """A picture as a part of the multipart answer; made once for all viewers."""
+        if self._newest_part is None or self._newest_part[0] is not picture:
             head = (
                 f"Content-Type: image/jpeg\r\nContent-Length: {len(picture.jpeg)}\r\n"
                 f"X-Sequence: {picture.frame.sequence}\r\nX-Stamp-Ns: {picture.frame.stamp_ns}\r\n\r\n"
             )
             part = b"".join((head.encode(), picture.jpeg, f"\r\n--{_BOUNDARY}\r\n".encode()))
-            try:
-                await asyncio.wait_for(response.write(part), STALL_S)
-            except asyncio.TimeoutError:
-                return
-            self._count("mjpeg")
+            self._newest_part = picture, part
+        return self._newest_part[1]
 
     async def _send_messages(self, socket: web.WebSocketResponse, slot: Latest[str]) -> None:
         version = 0

@@ -21,6 +21,8 @@ QUALITY = 80
 """Of the JPEGs, 0 to 100."""
 RATE_HZ = 30.0
 """Pictures a second that a viewer gets at most."""
+BUDGET_HZ = 300.0
+"""Pictures a second that all viewers together get at most, so that many leave the captioner its time: 10 get all 30."""
 _KEPT = 16
 """Pictures kept, of those shown last and of the captions' own: about 1 MB each of the two at 640 x 480."""
 
@@ -70,6 +72,8 @@ class Pictures:
         self._encoder = ThreadPoolExecutor(1, "camscribe-web-jpeg")
         self._recent: _Made = OrderedDict()
         self._kept: _Made = OrderedDict()
+        self._taken: dict[object, float] = {}
+        """When each viewer took its newest picture."""
         self.encoded = 0
         """Counts them."""
 
@@ -94,16 +98,26 @@ class Pictures:
 
     async def stream(self) -> AsyncIterator[Picture]:
         """The newest picture whenever the caller is ready for it, without end."""
-        version = 0
-        while True:
-            version, frame = await self._frames.after(version)
-            began = monotonic()
-            try:
-                picture = await self.of(frame)
-            except SourceError:  # the captioner meets the same frame, and says so
-                continue
-            yield picture
-            await asyncio.sleep(max(0.0, began + 1 / RATE_HZ - monotonic()))
+        version, viewer = 0, object()
+        try:
+            while True:
+                version, frame = await self._frames.after(version)
+                began = monotonic()
+                try:
+                    picture = await self.of(frame)
+                except SourceError:  # the captioner meets the same frame, and says so
+                    continue
+                self._taken[viewer] = began
+                yield picture
+                await asyncio.sleep(max(0.0, began + self._interval_s() - monotonic()))
+        finally:
+            self._taken.pop(viewer, None)
+
+    def _interval_s(self) -> float:
+        """From picture to picture of a viewer. Those that stall take nothing from the others."""
+        lately = monotonic() - 1.0
+        taking = sum(taken > lately for taken in self._taken.values())
+        return max(1 / RATE_HZ, taking / BUDGET_HZ)
 
     def close(self) -> None:
         """Gives the thread back; does not wait for it."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from camscribe.runtime.errors import SourceError
 from camscribe.runtime.stream.frame import Frame
+from camscribe.runtime.stream.web import pictures as module
 from camscribe.runtime.stream.web.latest import Latest
 from camscribe.runtime.stream.web.pictures import LONGEST, Pictures, encode_picture
 
@@ -76,6 +77,29 @@ def test_each_frame_is_encoded_once_for_all_and_only_when_asked() -> None:
         again = frame(np.full((8, 8, 3), 200), sequence=9)  # a source that counts from 0 anew
         assert decoded((await pictures.of(again)).jpeg).mean() > 190
         assert pictures.encoded == before + 1
+        pictures.close()
+
+    asyncio.run(check())
+
+
+def test_many_viewers_share_what_there_is_and_stalled_ones_have_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUDGET_HZ", 20.0)
+
+    async def check() -> None:
+        frames: Latest[Frame] = Latest()
+        pictures = Pictures(frames)
+        stalled = [pictures.stream() for _ in range(30)]
+        frames.put(frame(np.zeros((8, 8, 3))))
+        await asyncio.gather(*(each.__anext__() for each in stalled))
+        assert pictures._interval_s() == pytest.approx(30 / 20)
+        await asyncio.sleep(1.1)
+        assert pictures._interval_s() == pytest.approx(1 / 30)
+        reading = [pictures.stream() for _ in range(4)]
+        await asyncio.gather(*(each.__anext__() for each in reading))
+        assert pictures._interval_s() == pytest.approx(4 / 20)
+        for each in stalled + reading:
+            await each.aclose()
+        assert pictures._interval_s() == pytest.approx(1 / 30)
         pictures.close()
 
     asyncio.run(check())
