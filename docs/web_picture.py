@@ -1,6 +1,6 @@
 """Takes the pictures of the web page: the page in Chromium, fed by a camera that pans over photographs.
 
-    python docs/web_picture.py --photographs examples --out docs/images/web.jpg
+    python docs/web_picture.py --photographs examples/shepherd.jpg --out docs/images/web.jpg
 
 Needs ``camscribe[dev]`` and Chromium (``--chromium``). With ``--all FOLDER`` also phone and desktop, light and dark.
 """
@@ -70,6 +70,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the picture of docs/web.md, a JPEG")
     parser.add_argument("--all", type=Path, help="folder for one of each kind")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--word", default="dog", help="pointed at in the picture (default: dog)")
     parser.add_argument("--seconds", type=float, default=1e9, help="of each photograph (default: only the first)")
     options = parser.parse_args()
     files, _ = expand(options.photographs)
@@ -83,7 +84,7 @@ def main() -> int:
             time.sleep(8)
             if options.out:
                 desktop = browser.new_page(viewport={"width": 1360, "height": 800}, color_scheme="dark")
-                shoot(desktop, sink.url, options.out, word="horses", quality=82)
+                shoot(desktop, sink.url, options.out, word=options.word, quality=82)
             for scheme in ("light", "dark") if options.all else ():
                 options.all.mkdir(parents=True, exist_ok=True)
                 page = browser.new_page(viewport={"width": 1360, "height": 800}, color_scheme=scheme)
