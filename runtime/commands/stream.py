@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from camscribe.runtime.stream.frame import Captioned
 from camscribe.runtime.stream.plugs import Plug
 from camscribe.runtime.stream.sink import Sink
 from camscribe.runtime.stream.stream import CaptionStream
+from camscribe.runtime.stream.terminal import TerminalSink
 
 SINKS = {
     "jsonl": Plug("camscribe.runtime.stream.jsonl:JsonlSink", "cpu"),
@@ -50,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
         # Pillow warns of oddities in files that it reads all the same.
         warnings.filterwarnings("ignore", module=r"PIL\.")
     uri.parse(options.source)  # before the model is loaded, which takes a while
-    sinks = _sinks(options)
+    terminal = TerminalSink(as_json=options.json)
+    sinks: list[Sink] = [terminal, *_sinks(options)]
     with Captioner.load(options.bundle, options.backend, options.precision, options.threads) as captioner:
         print_choice(captioner, verbose=options.verbose)
         stream = CaptionStream(
@@ -64,7 +66,9 @@ def main(argv: Sequence[str]) -> int:
             report=_report,
         )
         with stream, _signals() as received:
-            _run(stream, options, received)
+            _run(stream, options, lambda: bool(received or terminal.error))
+        if terminal.error is not None:
+            raise terminal.error
         return _end(stream, as_json=options.json)
 
 
@@ -115,17 +119,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sinks(options: argparse.Namespace) -> list[Sink]:
-    from camscribe.runtime.stream.terminal import TerminalSink
-
-    sinks: list[Sink] = [TerminalSink(as_json=options.json)]
+    sinks: list[Sink] = []
     for name, plug in SINKS.items():
         more: dict[str, Any] = {"token": options.web_token} if name == "web" else {}
         sinks += [plug(f"--{name}", value, **more) for value in getattr(options, name) or ()]
     return sinks
 
 
-def _run(stream: CaptionStream, options: argparse.Namespace, received: list[int]) -> None:
-    """Captions until the end of the source, ``--limit``, or a signal."""
+def _run(stream: CaptionStream, options: argparse.Namespace, over: Callable[[], bool]) -> None:
+    """Captions until the end of the source, ``--limit``, or until it is over."""
     left = options.limit or 0
 
     def count(_: Captioned) -> None:
@@ -136,7 +138,7 @@ def _run(stream: CaptionStream, options: argparse.Namespace, received: list[int]
 
     stream.start(count)
     while not stream.wait(0.1):
-        if received:
+        if over():
             return
 
 

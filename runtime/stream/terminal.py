@@ -22,6 +22,8 @@ class TerminalSink:
         self._last = ("", "")
         self._live = sys.stderr.isatty()
         self._status = ""
+        self.error: OSError | None = None
+        """Why nothing can be printed any more: whoever read has gone, or the disk is full."""
 
     def open(self, control: Control) -> None:
         """Does nothing."""
@@ -56,8 +58,13 @@ class TerminalSink:
         self._status = ""
 
     def _print(self, line: str) -> None:
+        if self.error is not None:
+            return
         self._clear()
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except OSError as error:
+            self.error = error
         if self._status:
             sys.stderr.write(self._status)
             sys.stderr.flush()
