@@ -79,7 +79,7 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, repository: 
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = (
-    *("cpu", "cuda", "tensorrt", "jetson", "ray", "train", "export", "peers", "dev"),
+    *("cpu", "cuda", "tensorrt", "jetson", "ray", "train", "export", "peers", "web", "dev"),
     *("ros2", "zenoh", "mcap", "bag", "robot"),
 )
 
