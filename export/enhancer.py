@@ -117,8 +117,8 @@ def export_enhancer(
             off = figures[variant]["float32"]["largest"]
             if off > _LEVELS:
                 raise EngineError(
-                    f"the float32 graph of {variant} is {off} levels off what PyTorch {torch.__version__} makes; nothing "
-                    "was written: export with another version of torch or onnxscript"
+                    f"the float32 graph of {variant} is {off} levels off what PyTorch {torch.__version__} makes; "
+                    "nothing was written: export with another version of torch or onnxscript"
                 )
             shown[variant] = encode_png(found[0])
             if fp16:

@@ -182,6 +182,23 @@ def decode_png(text: str) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
+def kind_of(folder: Path) -> str:
+    """What a bundle is, ``captioner`` or ``enhancer``, as its manifest says.
+
+    Raises:
+        BundleError: there is no bundle, or it does not say.
+    """
+
+    def read(text: str) -> str:
+        try:
+            kind = typed_json.parse(text)["kind"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise BundleError("bundle.json does not say of which kind it is") from error
+        return str(kind)
+
+    return read_folder(folder, read, default=False)
+
+
 def read_folder(folder: Path, read: Callable[[str], Content], *, default: bool) -> Content:
     """Reads the manifest of a bundle of any kind.
 

@@ -20,11 +20,13 @@ class Timings:
     """All decoder steps, the stop rule and reading the hypotheses back."""
     words_ms: float
     """From ids to words."""
+    enhance_ms: float = 0.0
+    """Enlarging an image that is below the size from which on it is good enough; 0 for others."""
 
     @property
     def total_ms(self) -> float:
         """All stages."""
-        return self.read_ms + self.reduce_ms + self.encode_ms + self.decode_ms + self.words_ms
+        return self.read_ms + self.enhance_ms + self.reduce_ms + self.encode_ms + self.decode_ms + self.words_ms
 
 
 @dataclass(frozen=True)

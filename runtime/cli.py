@@ -26,14 +26,15 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "caption": _Command("camscribe.runtime.commands.caption:main", "cpu", "caption photographs"),
+    "enhance": _Command("camscribe.runtime.commands.enhance:main", "cpu", "enlarge and sharpen photographs"),
     "info": _Command("camscribe.runtime.commands.info:main", "cpu", "show what a bundle is and how good it is"),
     "doctor": _Command(
         "camscribe.runtime.commands.doctor:main", "cpu", "show what works on this machine and how to mend the rest"
     ),
     "build": _Command("camscribe.runtime.commands.build:main", "tensorrt", "build TensorRT engines for this GPU"),
-    "train": _Command("camscribe.train.commands.train:main", "train", "train a captioner"),
+    "train": _Command("camscribe.train.commands.train:main", "train", "train a captioner or an enhancer"),
     "average": _Command("camscribe.train.commands.average:main", "train", "average the weights of checkpoints"),
-    "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions on a split of the data"),
+    "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions, or enlarged images"),
     "bench": _Command("camscribe.benchmarks.command:main", "cpu", "measure latency and quality, and write a report"),
     "export": _Command("camscribe.export.command:main", "export", "turn a checkpoint into a bundle"),
 }

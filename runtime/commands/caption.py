@@ -14,7 +14,13 @@ from typing import Any
 
 from camscribe.runtime.caption import Caption, Sentence
 from camscribe.runtime.captioner import BATCH, Captioner
-from camscribe.runtime.commands.arguments import Parser, add_bundle_argument, add_device_arguments
+from camscribe.runtime.commands.arguments import (
+    Parser,
+    add_bundle_argument,
+    add_device_arguments,
+    add_enhance_arguments,
+    open_enhancer,
+)
 from camscribe.runtime.errors import OptionError, SourceError
 from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.images import expand, read
@@ -42,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         lambda: Captioner.load(options.bundle, options.backend, options.precision, options.threads),
         lambda: importlib.import_module("PIL.JpegImagePlugin"),
     )
-    with loaded as captioner:
+    with loaded as captioner, open_enhancer(captioner, options):
         choice = captioner.choice
         if options.verbose or choice.surprising:
             for reason in choice.reasons:
@@ -72,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--batch", type=int, default=BATCH, metavar="B", help=f"images captioned together (default: {BATCH})"
     )
+    add_enhance_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print a JSON object for each image")
     output.add_argument("--out", type=Path, metavar="DIR", help="write a picture with its caption for each image")
@@ -166,6 +173,7 @@ def _as_json(
         "hypotheses": [sentence(item) for item in caption.hypotheses],
         "timings_ms": {
             "read": round(timings.read_ms, 3),
+            "enhance": round(timings.enhance_ms, 3),
             "reduce": round(timings.reduce_ms, 3),
             "encode": round(timings.encode_ms, 3),
             "decode": round(timings.decode_ms, 3),

@@ -26,8 +26,8 @@ class ImageScores:
 
 
 def luma(image: Pixels) -> npt.NDArray[np.float64]:
-    """uint8 RGB [..., 3] -> BT.601 luma [...] in 16..235, not rounded."""
-    return 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    """uint8 RGB [..., 3] -> BT.601 luma [...] in whole levels of 16..235, as MATLAB rounds it."""
+    return np.floor(16.5 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255)
 
 
 def psnr(made: npt.NDArray[np.generic], truth: npt.NDArray[np.generic]) -> float:

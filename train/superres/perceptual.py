@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from camscribe.runtime.pixels import Pixels
 from camscribe.train.backbone import Backbone
 from camscribe.train.superres.config import FeaturesConfig
 
@@ -46,3 +50,24 @@ class PerceptualLoss(nn.Module):
             wanted = self.features(truth)
         pairs = zip(self.features(made), wanted, strict=True)
         return torch.stack([F.l1_loss(own, other) for own, other in pairs]).mean()
+
+
+def lpips_metric() -> tuple[Callable[[Pixels, Pixels], float] | None, str]:
+    """LPIPS (Zhang et al. 2018) of two uint8 images [H, W, 3], or None with the reason why it is not to be had here.
+
+    Nothing is downloaded: the package must be installed, and AlexNet's weights lie in torchvision's cache.
+    """
+    try:
+        import lpips
+    except ImportError:
+        return None, "the package lpips is not installed"
+    if not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-*.pth")):
+        return None, "AlexNet's weights are not in torchvision's cache"
+    network = lpips.LPIPS(net="alex", verbose=False).eval()
+
+    @torch.no_grad()
+    def distance(made: Pixels, truth: Pixels) -> float:
+        own, other = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1 for image in (made, truth))
+        return float(network(own, other))
+
+    return distance, ""
