@@ -38,7 +38,16 @@ COMMANDS = {
     "bench": _Command("camscribe.benchmarks.command:main", "cpu", "measure latency and quality, and write a report"),
     "export": _Command("camscribe.export.command:main", "export", "turn a checkpoint into a bundle"),
 }
-_PIPELINE = ("torch", "torchvision", "safetensors", "lightning_fabric", "pycocoevalcap", "matplotlib", "tomli")
+_PIPELINE = (
+    "torch",
+    "torchvision",
+    "safetensors",
+    "lightning_fabric",
+    "pycocoevalcap",
+    "matplotlib",
+    "skimage",
+    "tomli",
+)
 _OPTIONAL = frozenset(("cv2", "onnxruntime", "onnx", "onnxscript", "tensorrt", "pycuda", *_PIPELINE))
 """Modules that only some commands need. That any other is missing is a bug."""
 

@@ -144,10 +144,14 @@ class Run(ABC):
             self.average[name].copy_(value)
         for prefix, optimizer in optimizers.items():
             content = optimizer.state_dict()
+            parameters = [value for group in optimizer.param_groups for value in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
             for name, value in checkpoint.of(f"{prefix}.").items():
                 slot, key = name.split(".", 1)
-                state.setdefault(int(slot), {})[key] = value
+                owner = parameters[int(slot)]
+                # A fused optimizer reads both in the order of memory, which may be channels last.
+                same = value.shape == owner.shape
+                state.setdefault(int(slot), {})[key] = torch.empty_like(owner).copy_(value) if same else value
             content["state"] = state
             optimizer.load_state_dict(content)
         random = checkpoint.of("rng.")

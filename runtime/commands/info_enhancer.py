@@ -78,7 +78,8 @@ def _describe(bundle: EnhancerBundle, checks: list[dict[str, Any]]) -> Iterator[
             yield f"\n{title}"
             yield from table(entry)
     for check in checks:
+        what = f"{check['variant']} {check['precision']} on {check['backend']}"
         yield (
-            f"\ncheck: {check['variant']} {check['precision']} on {check['backend']}: {check['largest']} levels at most "
+            f"\ncheck: {what}: {check['largest']} levels at most "
             f"from what was expected ({check['allowed']} allowed), {check['mean']:.3f} on average"
         )

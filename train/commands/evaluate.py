@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from camscribe import __version__
 from camscribe.runtime.commands.arguments import Parser, add_device_arguments
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
@@ -24,6 +21,7 @@ from camscribe.train.captioning import Captions, Device, caption_split, read_res
 from camscribe.train.commands.evaluate_images import evaluate_images, is_enhancer
 from camscribe.train.metrics import METRICS, Quality, Scores, quality, score
 from camscribe.train.readers import FORMATS, CaptionedImage, Dataset, read_dataset
+from camscribe.train.versions import versions
 
 REPORT_SCHEMA = 1
 _NAMES = dict(zip(METRICS, ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"), strict=True))
@@ -53,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         "schema": REPORT_SCHEMA,
         "command": ["camscribe", "evaluate", *argv],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         **outcome.about,
         "tokenizer": scores.tokenizer,
         "scores": scores.values,
@@ -102,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--skip-bad", action="store_true", help="leave out, count and name what cannot be read")
     pictures = parser.add_argument_group(
         "enlarged images",
-        "Of an enhancer, --data is a folder of images in full resolution, which are reduced as MATLAB does, or of pairs "
-        "named NAME_HR.png and NAME_LR.png.",
+        "Of an enhancer, --data is a folder of images in full resolution, which are reduced as MATLAB does, or of "
+        "pairs named NAME_HR.png and NAME_LR.png.",
     )
     pictures.add_argument("--bicubic", type=int, metavar="SCALE", help="score bicubic enlargement, no model")
     pictures.add_argument("--small", type=Path, metavar="FOLDER", help="the small images, of the same names")
@@ -227,11 +225,6 @@ def _about(
         "references": sum(len(image.captions) for image in images),
         "skipped": [*dataset.problems, *unreadable],
     }
-
-
-def _versions() -> dict[str, str]:
-    installed = {found.name: found.version for found in metadata.distributions() if found.name in _PACKAGES}
-    return {"camscribe": __version__, "python": platform.python_version(), **dict(sorted(installed.items()))}
 
 
 def _draw(outcome: _Outcome, out: Path) -> None:

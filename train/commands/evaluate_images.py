@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from camscribe import __version__
 from camscribe.runtime import images
 from camscribe.runtime.bundle import MANIFEST, kind_of
 from camscribe.runtime.enhancer import Enhancer
@@ -28,6 +25,7 @@ from camscribe.train.superres.patches import Pair, pair, photograph_files
 from camscribe.train.superres.perceptual import lpips_metric
 from camscribe.train.superres.pictures import sheet
 from camscribe.train.superres.resize import resize
+from camscribe.train.versions import versions
 
 REPORT_SCHEMA = 1
 _LABELS = {
@@ -80,7 +78,7 @@ def evaluate_images(options: argparse.Namespace, argv: Sequence[str]) -> int:
         "schema": REPORT_SCHEMA,
         "command": ["camscribe", "evaluate", *argv],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         "model": about,
         "data": {
             "name": options.data.resolve().name,
@@ -221,13 +219,3 @@ def _ensemble(enlarge: Enlarge) -> Enlarge:
         return made
 
     return mean
-
-
-def _versions() -> dict[str, str]:
-    versions = {"camscribe": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
