@@ -16,11 +16,19 @@ from camscribe.runtime.errors import BundleError, EngineError, OptionError, Sour
 from camscribe.runtime.executor import Choice
 from camscribe.runtime.images import MAX_PIXELS, Color, ImageLike, as_rgb
 from camscribe.runtime.manifest import Device
-from camscribe.runtime.onnxruntime_executor import open_session, tensor_specs, why_not_cuda
+from camscribe.runtime.onnxruntime_executor import (
+    open_session,
+    providers_for,
+    tensor_specs,
+    why_not_cuda,
+    why_not_tensorrt,
+)
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.tiles import enlarge
 
-Backend = Literal["auto", "cpu", "cuda"]
+Backend = Literal["auto", "cpu", "cuda", "ort-tensorrt"]
+"""``ort-tensorrt`` is ONNX Runtime with its TensorRT provider, which builds an engine for every size of image it meets:
+minutes the first time, kept in the user's cache folder."""
 TILE = 384
 """Rows and columns that go through the network at a time; a frame of 320x240 goes in one piece."""
 
@@ -84,13 +92,16 @@ class Enhancer:
         if threads is not None and not 1 <= threads <= 1024:
             raise OptionError(f"threads is {threads}; expected 1 to 1024")
         folder = None if path is None else Path(path)
-        missing = why_not_cuda() if backend != "cpu" else "the CPU was asked for"
-        if backend == "cuda" and missing is not None:
-            raise EngineError(f"backend cuda cannot be used: {missing}")
+        missing = "the CPU was asked for" if backend == "cpu" else why_not_cuda()
+        if backend == "ort-tensorrt":
+            missing = why_not_tensorrt()
+        if backend in ("cuda", "ort-tensorrt") and missing is not None:
+            raise EngineError(f"backend {backend} cannot be used: {missing}")
         surprising, reasons = False, [f"{backend}: asked for"] if backend != "auto" else []
         device: Device = "cpu" if missing is not None else "cuda"
         try:
-            bundle, session, taken = _open(folder, device, variant, precision, threads)
+            tensorrt = backend == "ort-tensorrt"
+            bundle, session, taken = _open(folder, device, variant, precision, threads, tensorrt=tensorrt)
         except EngineError as error:
             if backend != "auto" or device == "cpu":
                 raise
@@ -100,7 +111,8 @@ class Enhancer:
             reasons = [f"cuda: {missing}", "cpu: taken"] if device == "cpu" else ["cuda: taken"]
         if tile <= 2 * bundle.manifest.radius:
             raise OptionError(f"tile is {tile}; expected more than {2 * bundle.manifest.radius}, the tiles' overlap")
-        return cls(bundle, session, taken[0], Choice(device, taken[1], tuple(reasons), surprising), tile)
+        ran_on = device if backend == "auto" else backend
+        return cls(bundle, session, taken[0], Choice(ran_on, taken[1], tuple(reasons), surprising), tile)
 
     @property
     def scale(self) -> int:
@@ -239,12 +251,18 @@ class SmallImages:
 
 
 def _open(
-    folder: Path | None, device: Device, variant: str | None, precision: str | None, threads: int | None
+    folder: Path | None,
+    device: Device,
+    variant: str | None,
+    precision: str | None,
+    threads: int | None,
+    *,
+    tensorrt: bool = False,
 ) -> tuple[EnhancerBundle, Any, tuple[str, str]]:
     """The bundle, a session of one of its graphs, and that graph's variant and precision."""
     bundle = EnhancerBundle.load(folder, device, variant, precision)
     name, taken, graph = bundle.manifest.graph_for(device, variant, precision)
-    session = open_session(bundle.path / graph.file, device, threads)
+    session = open_session(bundle.path / graph.file, device, threads, providers_for(device, tensorrt=tensorrt))
     problems = graph.differences(tensor_specs(session.get_inputs()), tensor_specs(session.get_outputs()))
     if problems:
         raise BundleError(f"{bundle.path}: {'; '.join(problems)}: fetch or export the bundle again")

@@ -22,12 +22,7 @@ from camscribe.train.superres.config import ModelConfig, from_dict
 from camscribe.train.superres.generator import Generator
 
 MODEL = ModelConfig(width=16, depth=2, branches=(4, 8, 4))
-KINDS = [
-    MODEL,
-    replace(MODEL, scale=2, upsampler="steps"),
-    ModelConfig("srresnet", width=8, depth=1, batch_norm=True),
-    ModelConfig("rrdb", width=8, depth=1, growth=4),
-]
+KINDS = [MODEL, ModelConfig("srresnet", scale=2, width=8, depth=1, batch_norm=True, upsampler="steps")]
 
 
 def _save(path: Path, config: ModelConfig, seed: int) -> Path:

@@ -88,7 +88,7 @@ def test_what_it_refuses(enhancer: Enhancer, tmp_path: Path) -> None:
         enhancer.enhance(np.zeros((40, 40, 3), np.uint8))
     with pytest.raises(SourceError, match="image 1 of 2"):
         enhancer.enhance([EXAMPLES / "horses.jpg", tmp_path / "none.png"])
-    with pytest.raises(OptionError, match="variant is 'best'; enhancer .* has gan, psnr"):
+    with pytest.raises(OptionError, match=r"variant is 'best'; enhancer .* has gan, psnr"):
         Enhancer.load(variant="best")
     with pytest.raises(OptionError, match="precision is 'int4'"):
         Enhancer.load(precision="int4")
