@@ -38,7 +38,7 @@ from camscribe.train.superres.weights import config_of
 
 SMALLEST = 8
 """Rows and columns that an image must have: below that, nearly all a pixel is made of lies outside the picture."""
-CALIBRATION_IMAGES = 48
+CALIBRATION_IMAGES = 24
 _CALIBRATED = 64
 """Rows and columns of the small calibration images."""
 _LEVELS = 1

@@ -61,7 +61,8 @@ def enlarge(image: Pixels, run: Callable[[Pixels], Pixels], scale: int, window: 
     """
     height, width = image.shape[:2]
     if height <= window[0] and width <= window[1]:
-        return run(image[None])[0]
+        whole: Pixels = run(image[None])[0]
+        return whole
     made: Pixels = np.empty((height * scale, width * scale, 3), np.uint8)
     for rows in spans(height, window[0], radius):
         for columns in spans(width, window[1], radius):

@@ -63,7 +63,7 @@ class TorchEnhancer:
         from torch.nn import functional as F
 
         with torch.inference_mode():
-            pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+            pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
             features = first = self._conv("head", pixels - 0.5)
             for block in range(self._depth):
                 features = features + self._block(f"body.{block}", features)

@@ -198,7 +198,7 @@ def _checkpoint(path: Path) -> tuple[Enlarge, int, dict[str, Any]]:
 
     @torch.no_grad()
     def enlarge(image: Pixels) -> Pixels:
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
         made: Pixels = (generator(pixels)[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
         return made
 

@@ -67,7 +67,7 @@ def lpips_metric() -> tuple[Callable[[Pixels, Pixels], float] | None, str]:
 
     @torch.no_grad()
     def distance(made: Pixels, truth: Pixels) -> float:
-        own, other = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1 for image in (made, truth))
+        own, other = (torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1 for image in (made, truth))
         return float(network(own, other))
 
     return distance, ""

@@ -193,7 +193,7 @@ class Trainer(Run):
     @torch.no_grad()
     def _enlarge(self, small: Pixels) -> Pixels:
         self.model.eval()
-        pixels = torch.from_numpy(small).to(self.fabric.device).permute(2, 0, 1)[None].float() / 255
+        pixels = torch.tensor(small, device=self.fabric.device).permute(2, 0, 1)[None].float() / 255
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         made: Pixels = (self.model(pixels)[0] * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
         return made
