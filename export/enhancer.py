@@ -58,7 +58,8 @@ class EnhancerGraph(nn.Module):
         pixels = image.permute(0, 3, 1, 2).to(torch.float32) / 255
         made = self.generator(pixels).permute(0, 2, 3, 1)
         # A cast to integers cuts off; with a half added it rounds.
-        return (made * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+        levels: Tensor = (made * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+        return levels
 
 
 def export_enhancer(
