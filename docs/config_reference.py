@@ -1,7 +1,8 @@
-"""Writes the configuration reference into docs/training.md, from the fields of train/config.py and their strings.
+"""Writes the configuration references into docs/training.md and docs/enhance.md, from the fields of the code's
+configurations and their strings.
 
-python docs/config_reference.py           rewrites the section between the two marks
-python docs/config_reference.py --check   writes nothing; exit status 1 when the section is not what the code says
+python docs/config_reference.py           rewrites the sections between the two marks
+python docs/config_reference.py --check   writes nothing; exit status 1 when a section is not what the code says
 """
 
 from __future__ import annotations
@@ -11,22 +12,33 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENT = ROOT / "docs" / "training.md"
 BEGIN, END = "<!-- configuration reference: begin -->\n", "<!-- configuration reference: end -->\n"
-TABLES = {
+CAPTIONING = {
     "Config": "Top level",
     "DataConfig": "`[data]`",
     "ModelConfig": "`[model]`",
     "StageConfig": "`[[stage]]`, once for each stage",
     "ValidationConfig": "`[validation]`",
 }
+SUPER_RESOLUTION = {
+    "Config": "Top level",
+    "DataConfig": "`[data]`",
+    "ModelConfig": "`[model]`",
+    "FeaturesConfig": "`[features]`",
+    "StageConfig": "`[[stage]]`, once for each stage",
+}
+REFERENCES = (
+    (ROOT / "docs" / "training.md", ROOT / "train" / "config.py", CAPTIONING),
+    (ROOT / "docs" / "enhance.md", ROOT / "train" / "superres" / "config.py", SUPER_RESOLUTION),
+)
+"""(document, source, its tables and their titles)."""
 
 
-def reference() -> str:
-    """All tables, as Markdown."""
-    tree = ast.parse((ROOT / "train" / "config.py").read_text(encoding="utf-8"))
+def reference(source: Path, tables: dict[str, str]) -> str:
+    """All tables of a configuration, as Markdown."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    return "\n".join(_table(title, classes[name]) for name, title in TABLES.items())
+    return "\n".join(_table(title, classes[name]) for name, title in tables.items())
 
 
 def _table(title: str, node: ast.ClassDef) -> str:
@@ -51,9 +63,13 @@ def _table(title: str, node: ast.ClassDef) -> str:
 
 
 def _kind(annotation: ast.expr) -> str:
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "tuple":
+        return "list of numbers"
     if isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple):
         return " or ".join(f"`{_literal(item)}`" for item in annotation.slice.elts)
     names = {
+        "Literal['super_resolution']": '`"super_resolution"`',
+        "Literal['captioning']": '`"captioning"`',
         "str": "text",
         "int": "whole number",
         "float": "number",
@@ -67,21 +83,26 @@ def _kind(annotation: ast.expr) -> str:
 def _literal(value: ast.expr) -> str:
     """As TOML writes it."""
     content = ast.literal_eval(value)
+    if isinstance(content, tuple):
+        return str(list(content))
     if isinstance(content, bool):
         return str(content).lower()
     return "none" if content is None else f'"{content}"' if isinstance(content, str) else str(content)
 
 
 def main() -> int:
-    """Rewrites or checks the document; returns the exit status."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    wanted = head + BEGIN + "\n" + reference() + "\n" + END + tail
-    if "--check" in sys.argv[1:]:
-        return int(wanted != text)
-    DOCUMENT.write_text(wanted, encoding="utf-8")
-    return 0
+    """Rewrites or checks the documents; returns the exit status."""
+    status = 0
+    for document, source, tables in REFERENCES:
+        text = document.read_text(encoding="utf-8")
+        head, _, rest = text.partition(BEGIN)
+        _, _, tail = rest.partition(END)
+        wanted = head + BEGIN + "\n" + reference(source, tables) + "\n" + END + tail
+        if "--check" not in sys.argv[1:]:
+            document.write_text(wanted, encoding="utf-8")
+        elif wanted != text:
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from camscribe.export import enhancer_command
 from camscribe.export.bundling import CPU_PRECISIONS, export_bundle
 from camscribe.export.fp16 import Added, add_fp16
 from camscribe.export.photographs import calibration_images, folder_images, parity_images
 from camscribe.export.renew import renew_decoders
-from camscribe.runtime.bundle import MANIFEST, VOCABULARY, Bundle, write_bundle
+from camscribe.runtime.bundle import MANIFEST, VOCABULARY, Bundle, kind_of, write_bundle
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
@@ -28,6 +29,16 @@ from camscribe.train.checkpoint import Checkpoint
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(argv)
+    if options.update is not None and options.checkpoint is None and kind_of(options.update) == "enhancer":
+        return enhancer_command.update(options)
+    checkpoint = None
+    if options.checkpoint is not None and options.out is not None and options.update is None:
+        file = options.checkpoint / "best.safetensors" if options.checkpoint.is_dir() else options.checkpoint
+        checkpoint = Checkpoint.load(file)
+        if checkpoint.task == "super_resolution":
+            return enhancer_command.export(checkpoint, file, options)
+    if options.gan is not None:
+        raise OptionError("--gan is an enhancer's; expected a generator's checkpoint with it")
     quality = _quality(options.quality)
     if options.ranges is not None:
         make_folder(options.ranges.parent, "--ranges")
@@ -54,10 +65,8 @@ def main(argv: Sequence[str]) -> int:
         raise OptionError("--ranges shows the numbers of half-precision graphs; leave out --no-fp16, or it")
     if options.no_int8 and (options.int8_encoder or options.cpu_precision == "int8"):
         raise OptionError("--no-int8 writes no int8 graphs; leave out --int8-encoder and --cpu-precision int8, or it")
-    if options.checkpoint is None or options.out is None:
+    if checkpoint is None:
         raise OptionError("expected a checkpoint and --out BUNDLE; see camscribe export --help")
-    file = options.checkpoint / "best.safetensors" if options.checkpoint.is_dir() else options.checkpoint
-    checkpoint = Checkpoint.load(file)
     config = checkpoint.config
     spec = PixelSpec(config.model.image_height, config.model.image_width, config.model.fit)
     search = SearchOptions(
@@ -178,7 +187,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PRECISION=REPORT",
-        help="a report of camscribe evaluate to record; more than one for more precisions",
+        help="a report of camscribe evaluate to record; more than one for more precisions. An enhancer's is "
+        "VARIANT.PRECISION=REPORT",
     )
     parser.add_argument(
         "--update",
@@ -200,6 +210,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ranges", type=Path, metavar="FILE", help="write the largest absolute value of every fp16 tensor as JSON"
+    )
+    enhancers = parser.add_argument_group("enhancers")
+    enhancers.add_argument("--gan", type=Path, metavar="CHECKPOINT", help="a second network for the variant gan")
+    enhancers.add_argument(
+        "--blend",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="of that network's weights in the variant gan, the rest being the first's (default: 1)",
     )
     search = parser.add_argument_group("search defaults of the bundle", "Those of the training's validation if absent.")
     search.add_argument("--beams", type=int, metavar="K")

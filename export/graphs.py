@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from camscribe.train.model import Captioner
 
 HALF_FROM = 256
 """Matrices and kernels of at least this many numbers are rounded to half precision; biases and norms are not."""
+Network = TypeVar("Network", bound=nn.Module)
 _DTYPES = {torch.float32: "float32", torch.int32: "int32"}
 
 
@@ -117,7 +119,7 @@ def attention_grid(model: Captioner, run: Example) -> tuple[int, int]:
     return int(grid.shape[2]), int(grid.shape[3])
 
 
-def rounded(model: Captioner) -> Captioner:
+def rounded(model: Network) -> Network:
     """A copy whose matrices and kernels are the nearest half-precision numbers, still held and computed in float32.
 
     The bundle stores them so; this copy is "the float32 reference" that the graphs are compared with.

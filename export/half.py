@@ -171,9 +171,10 @@ class _Rewriter:
 
 
 def _check(model: onnx.ModelProto) -> None:
-    """That every tensor has one type, and pixels are 8-bit only as the network's input."""
+    """That every tensor has one type, and pixels are 8-bit only as the network's input and output."""
     kinds = element_types(model)
     made = {name for node in model.graph.node for name in node.output if name}
+    made -= {value.name for value in model.graph.output if value.type.tensor_type.elem_type == TensorProto.UINT8}
     wrong = sorted(name for name in made if kinds.get(name, 0) in (0, TensorProto.UINT8, TensorProto.DOUBLE))
     if wrong:
         raise EngineError(f"graph {model.graph.name}: no type, or one that TensorRT has not: {', '.join(wrong[:5])}")

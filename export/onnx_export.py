@@ -67,6 +67,25 @@ def export_graphs(
     )
 
 
+def export_graph(
+    module: torch.nn.Module, image: torch.Tensor, dynamic: dict[int, Any], spec: GraphSpec, name: str
+) -> onnx.ModelProto:
+    """Exports a module of one input and one output.
+
+    Args:
+        module: takes ``image``.
+        image: an example.
+        dynamic: its free sizes.
+        spec: the tensors that the graph gets.
+        name: of the graph.
+
+    Returns:
+        A checked model, weights inside.
+    """
+    made = _export(module, (image,), (dynamic,), [spec.inputs[0].name], [spec.outputs[0].name])
+    return _assemble(name, spec, made.graph.node, made.graph.initializer)
+
+
 def _export(
     module: torch.nn.Module,
     arguments: tuple[Any, ...],
@@ -184,6 +203,8 @@ def _to_opset_17(graph: onnx.GraphProto) -> None:
             continue
         if node.op_type == "Split":
             _drop_attribute(node, "num_outputs")
+        elif node.op_type == "Pad" and len(node.input) < 4:
+            pass  # Opset 18 only added a choice of axes.
         elif node.op_type.startswith("Scatter") and _reduction(node) not in ("min", "max"):
             pass  # Opset 18 only added these two reductions.
         elif node.op_type.startswith("Reduce") and (len(node.input) < 2 or node.input[1] in values):

@@ -8,9 +8,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from camscribe.runtime.vocab import Vocabulary
 MANIFEST, VOCABULARY = "bundle.json", "vocab.txt"
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default"
 """The bundle that is used when none is named."""
+Content = TypeVar("Content")
 _MANIFEST_LIMIT_BYTES = 64 << 20
 
 
@@ -49,12 +51,12 @@ class Bundle:
             OptionError: the bundle has no such precision.
         """
         folder = DEFAULT_BUNDLE if path is None else Path(path)
-        manifest = _read_manifest(folder, default=path is None)
+        manifest = read_folder(folder, read_manifest, default=path is None)
         problems = []
         opened = None if device is None else manifest.files_of(manifest.precision_for(device, precision))
         for name, entry in manifest.files.items():
             hashed = opened is None or name in opened or name == VOCABULARY
-            problems += _file_problems(folder / name, entry, hashed=hashed)
+            problems += file_problems(folder / name, entry, hashed=hashed)
         vocabulary = None
         try:
             vocabulary = Vocabulary.read(folder / VOCABULARY)
@@ -79,7 +81,7 @@ class Bundle:
         images = []
         for index, text in enumerate(self.manifest.parity.images):
             try:
-                images.append(_decode_png(text))
+                images.append(decode_png(text))
             except Exception as error:  # Pillow raises whatever a damaged image makes it raise
                 raise BundleError(f"{self.path}: parity image {index} is not a PNG in base64 ({error})") from error
             expected = (self.manifest.pixels.height, self.manifest.pixels.width, 3)
@@ -109,10 +111,18 @@ class Draft:
             BundleError: a reader would refuse the result, everything wrong listed.
         """
         vocabulary.write(self.folder / VOCABULARY)
+        self.seal(manifest, Bundle.load)
+
+    def seal(self, manifest: Any, load: Callable[[Path], object]) -> None:
+        """Writes the manifest of a bundle of any kind, then checks the whole with ``load``, as a reader would.
+
+        Raises:
+            BundleError: a reader would refuse the result, everything wrong listed.
+        """
         files = {path.name: _entry(path) for path in sorted(self.folder.iterdir()) if path.name != MANIFEST}
         text = json.dumps(typed_json.encode(replace(manifest, files=files)), indent=1, ensure_ascii=False)
         (self.folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
-        Bundle.load(self.folder)
+        load(self.folder)
         for path in (*self.folder.iterdir(), self.folder):
             _sync(path)
         self.finished = True
@@ -161,7 +171,8 @@ def encode_png(image: Pixels) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _decode_png(text: str) -> Pixels:
+def decode_png(text: str) -> Pixels:
+    """uint8 RGB pixels of a PNG in base64; Pillow raises whatever a damaged one makes it raise."""
     import base64
 
     from PIL import Image
@@ -171,7 +182,34 @@ def _decode_png(text: str) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def _read_manifest(folder: Path, *, default: bool) -> Manifest:
+def kind_of(folder: Path) -> str:
+    """What a bundle is, ``captioner`` or ``enhancer``, as its manifest says.
+
+    Raises:
+        BundleError: there is no bundle, or it does not say.
+    """
+
+    def read(text: str) -> str:
+        try:
+            kind = typed_json.parse(text)["kind"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise BundleError("bundle.json does not say of which kind it is") from error
+        return str(kind)
+
+    return read_folder(folder, read, default=False)
+
+
+def read_folder(folder: Path, read: Callable[[str], Content], *, default: bool) -> Content:
+    """Reads the manifest of a bundle of any kind.
+
+    Args:
+        folder: the bundle's.
+        read: reads the text of ``bundle.json``.
+        default: whether it is a bundle that should have come with the package.
+
+    Raises:
+        BundleError: there is no bundle, or none that ``read`` takes.
+    """
     path = folder / MANIFEST
     try:
         if path.stat().st_size > _MANIFEST_LIMIT_BYTES:
@@ -187,12 +225,13 @@ def _read_manifest(folder: Path, *, default: bool) -> Manifest:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise BundleError(f"{path!s:.300}: cannot be read as UTF-8 text ({error!s:.200})") from error
     try:
-        return read_manifest(text)
+        return read(text)
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error
 
 
-def _file_problems(path: Path, entry: FileEntry, *, hashed: bool) -> list[str]:
+def file_problems(path: Path, entry: FileEntry, *, hashed: bool) -> list[str]:
+    """What is wrong with one file of a bundle; whether it is altered only where it is ``hashed``."""
     try:
         size = path.stat().st_size
         if not path.is_file():

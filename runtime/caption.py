@@ -21,16 +21,19 @@ class Timings:
     """All decoder steps, the stop rule and reading the hypotheses back."""
     words_ms: float
     """From ids to words."""
+    enhance_ms: float = 0.0
+    """Enlarging an image that is below the size from which on it is good enough; 0 for others."""
 
     @property
     def total_ms(self) -> float:
         """All stages."""
-        return self.read_ms + self.reduce_ms + self.encode_ms + self.decode_ms + self.words_ms
+        return self.read_ms + self.enhance_ms + self.reduce_ms + self.encode_ms + self.decode_ms + self.words_ms
 
     def to_dict(self) -> dict[str, float]:
         """As JSON has it, in milliseconds."""
         return {
             "read": round(self.read_ms, 3),
+            "enhance": round(self.enhance_ms, 3),
             "reduce": round(self.reduce_ms, 3),
             "encode": round(self.encode_ms, 3),
             "decode": round(self.decode_ms, 3),

@@ -30,21 +30,31 @@ COMMANDS = {
         "camscribe.runtime.commands.stream:main", "cpu", "caption a camera, a video or a topic, as it goes"
     ),
     "archive": _Command("camscribe.runtime.commands.archive:main", "ray", "caption folders and tar shards of any size"),
+    "enhance": _Command("camscribe.runtime.commands.enhance:main", "cpu", "enlarge and sharpen photographs"),
     "info": _Command("camscribe.runtime.commands.info:main", "cpu", "show what a bundle is and how good it is"),
     "doctor": _Command(
         "camscribe.runtime.commands.doctor:main", "cpu", "show what works on this machine and how to mend the rest"
     ),
     "build": _Command("camscribe.runtime.commands.build:main", "tensorrt", "build TensorRT engines for this GPU"),
-    "train": _Command("camscribe.train.commands.train:main", "train", "train a captioner"),
+    "train": _Command("camscribe.train.commands.train:main", "train", "train a captioner or an enhancer"),
     "average": _Command("camscribe.train.commands.average:main", "train", "average the weights of checkpoints"),
-    "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions on a split of the data"),
+    "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions, or enlarged images"),
     "bench": _Command("camscribe.benchmarks.command:main", "cpu", "measure latency and quality, and write a report"),
     "export": _Command("camscribe.export.command:main", "export", "turn a checkpoint into a bundle"),
     "import": _Command(
         "camscribe.export.import_command:main", "export", "turn a checkpoint of another project into a bundle"
     ),
 }
-_PIPELINE = ("torch", "torchvision", "safetensors", "lightning_fabric", "pycocoevalcap", "matplotlib", "tomli")
+_PIPELINE = (
+    "torch",
+    "torchvision",
+    "safetensors",
+    "lightning_fabric",
+    "pycocoevalcap",
+    "matplotlib",
+    "skimage",
+    "tomli",
+)
 _OPTIONAL = frozenset(("cv2", "onnxruntime", "onnx", "onnxscript", "tensorrt", "pycuda", "ray", "pyarrow", *_PIPELINE))
 """Modules that only some commands need. That any other is missing is a bug."""
 

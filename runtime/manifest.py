@@ -6,7 +6,7 @@ The dataclasses are the schema: every field is required, an unknown one is refus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -149,11 +149,15 @@ class Manifest:
         return sorted({name for graph in (pair.encoder, pair.decoder) for name in (graph.file, *graph.external)})
 
 
-def read_manifest(text: str) -> Manifest:
-    """Reads ``bundle.json``.
+def parse_manifest(text: str, kind: str) -> dict[str, Any]:
+    """Reads ``bundle.json`` as far as all kinds of bundles have it in common.
+
+    Args:
+        text: the file.
+        kind: what is expected: ``captioner`` or ``enhancer``.
 
     Raises:
-        BundleError: one line that lists everything wrong.
+        BundleError: it is no manifest of a schema that this release reads, or of another kind.
     """
     try:
         value = typed_json.parse(text)
@@ -166,6 +170,18 @@ def read_manifest(text: str) -> Manifest:
             f"bundle.json has schema {value['schema']}; this release reads schema {SCHEMA}: "
             f"{'upgrade camscribe' if value['schema'] > SCHEMA else 'export the bundle again'}"
         )
+    if value.get("kind") != kind:
+        raise BundleError(f"bundle.json is of kind {value.get('kind')!r:.40}; expected {kind!r}")
+    return value
+
+
+def read_manifest(text: str) -> Manifest:
+    """Reads a captioner's ``bundle.json``.
+
+    Raises:
+        BundleError: one line that lists everything wrong.
+    """
+    value = parse_manifest(text, "captioner")
     problems: list[str] = []
     manifest = typed_json.decode(Manifest, value, "manifest", problems)
     if not problems:
@@ -174,6 +190,15 @@ def read_manifest(text: str) -> Manifest:
         raise BundleError(f"bundle.json: {'; '.join(problems)}")
     result: Manifest = manifest
     return result
+
+
+def unsafe_names(files: Iterable[str]) -> list[str]:
+    """What is wrong with names of files: a manifest may come from anywhere, and must not reach outside its folder."""
+    return [
+        f"files has {name!r:.60}; expected a plain file name"
+        for name in files
+        if not name or name in (".", "..", "bundle.json") or any(character in name for character in "/\\:\0")
+    ]
 
 
 def _contradictions(manifest: Manifest) -> list[str]:
@@ -188,12 +213,7 @@ def _contradictions(manifest: Manifest) -> list[str]:
         problems.append(f"special_tokens are {ids}; expected different ids below {manifest.vocabulary_size}")
     if min(manifest.attention_grid) < 1:
         problems.append(f"attention_grid is {manifest.attention_grid}; expected rows and columns")
-    # A manifest may come from anywhere: it must not reach outside its folder.
-    problems += [
-        f"files has {name!r:.60}; expected a plain file name"
-        for name in manifest.files
-        if not name or name in (".", "..", "bundle.json") or any(character in name for character in "/\\:\0")
-    ]
+    problems += unsafe_names(manifest.files)
     needed = {"vocab.txt"}.union(*(manifest.files_of(precision) for precision in manifest.precisions))
     problems += [f"files lacks {name:.60}" for name in sorted(needed - set(manifest.files))]
     for precision, pair in manifest.precisions.items():

@@ -68,8 +68,19 @@ class Checkpoint:
         return cls(tensors, meta)
 
     @property
+    def task(self) -> str:
+        """What was trained: ``captioning`` or ``super_resolution``."""
+        return str(self.meta.get("config", {}).get("task", "captioning"))
+
+    @property
     def config(self) -> Config:
-        """The configuration the run was started with."""
+        """The configuration that the run of a captioner was started with.
+
+        Raises:
+            DataError: the checkpoint is of another task.
+        """
+        if self.task != "captioning":
+            raise DataError(f"checkpoint is of task {self.task}; expected a captioner's")
         return from_dict(self.meta["config"], where="checkpoint's configuration")
 
     @property

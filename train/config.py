@@ -151,6 +151,8 @@ class Config:
 
     data: DataConfig
     stage: tuple[StageConfig, ...]
+    task: Literal["captioning"] = "captioning"
+    """What is trained; ``super_resolution`` has a configuration of its own, see docs/enhance.md."""
     model: ModelConfig = field(default_factory=ModelConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     seed: int = 1
@@ -166,18 +168,27 @@ class Config:
         return asdict(self)
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Raises:
+        DataError: the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); expected a TOML configuration") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: is not TOML: {error}") from error
+
+
 def load_config(path: Path) -> Config:
     """Reads a TOML configuration; relative paths in it become absolute.
 
     Raises:
         DataError: the file is missing or not TOML, or a key or value is not one of the configuration's.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); expected a TOML configuration") from error
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path}: is not TOML: {error}") from error
+    table = read_table(path)
     base = path.resolve().parent
     data = table.get("data")
     if isinstance(data, dict):
@@ -198,13 +209,18 @@ def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
     Raises:
         DataError: a key or value is not one of the configuration's.
     """
-    config: Config = _build(Config, table, where)
+    config: Config = build(Config, table, where)
     if not config.stage:
         raise DataError(f"{where}: no [[stage]]; expected at least one")
     return config
 
 
-def _build(kind: Any, table: Any, where: str) -> Any:
+def build(kind: Any, table: Any, where: str) -> Any:
+    """Builds a configuration's dataclass ``kind`` from nested dictionaries.
+
+    Raises:
+        DataError: a key or value is not one of the configuration's.
+    """
     if not isinstance(table, dict):
         raise DataError(f"{where}: expected a table, got {table!r}")
     hints = typing.get_type_hints(kind)
@@ -226,7 +242,7 @@ def _build(kind: Any, table: Any, where: str) -> Any:
 def _value(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint):
-        return _build(hint, value, where)
+        return build(hint, value, where)
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is Literal and value in arguments:

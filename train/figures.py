@@ -18,13 +18,19 @@ from camscribe.runtime import images
 from camscribe.runtime.errors import DataError
 
 _INK, _FAINT = "#222222", "#8a8f98"
-_COLORS = {"cross_entropy": "#c44e52", "reward": "#c44e52", "tune_cider": "#2f6db3", "learning_rate": "#4c9a63"}
+_LOSS, _SCORE, _RATE = "#c44e52", "#2f6db3", "#4c9a63"
 _TITLES = {
     "cross_entropy": "cross entropy, nats a word",
     "reward": "reward of the samples, CIDEr-D",
+    "pixel": "pixel-wise loss",
+    "perceptual": "perceptual loss",
+    "adversarial": "adversarial loss of the generator",
+    "discriminator": "loss of the discriminator",
     "tune_cider": "CIDEr of beam-searched captions, tuning split",
+    "tune_psnr_y": "PSNR of luma, dB, tuning photographs",
     "learning_rate": "learning rate",
 }
+_SCORES = ("tune_cider", "tune_psnr_y")
 _BANDS = ("#f4f6f9", "#ffffff")
 
 
@@ -44,7 +50,7 @@ class _Stage:
 
 
 def curves(metrics: Path, out: Path) -> None:
-    """Draws loss (or reward), CIDEr and learning rate over the epochs of all stages.
+    """Draws losses (or reward), the tuning split's score and learning rate over the epochs of all stages.
 
     Args:
         metrics: the run's ``metrics.jsonl``.
@@ -149,11 +155,12 @@ def _read(path: Path) -> tuple[list[_Stage], dict[str, _Line]]:
 def _panel(panel: Axes, name: str, line: _Line, stages: Sequence[_Stage]) -> None:
     for index, stage in enumerate(stages):
         panel.axvspan(stage.start, stage.stop, color=_BANDS[index % 2], zorder=0)
-    marker = "o" if name == "tune_cider" or len(line.values) < 3 else ""
-    panel.plot(line.epochs, line.values, color=_COLORS[name], linewidth=1.6, marker=marker, markersize=4)
-    if name == "tune_cider" and line.values:
+    color = _SCORE if name in _SCORES else _RATE if name == "learning_rate" else _LOSS
+    marker = "o" if name in _SCORES or len(line.values) < 3 else ""
+    panel.plot(line.epochs, line.values, color=color, linewidth=1.6, marker=marker, markersize=4)
+    if name in _SCORES and line.values:
         best = max(range(len(line.values)), key=line.values.__getitem__)
-        panel.plot(line.epochs[best], line.values[best], "o", color=_COLORS[name], markersize=7)
+        panel.plot(line.epochs[best], line.values[best], "o", color=color, markersize=7)
         panel.annotate(
             f"{line.values[best]:.3f}",
             (line.epochs[best], line.values[best]),
@@ -161,7 +168,7 @@ def _panel(panel: Axes, name: str, line: _Line, stages: Sequence[_Stage]) -> Non
             textcoords="offset points",
             ha="center",
             fontsize=9,
-            color=_COLORS[name],
+            color=color,
         )
         panel.margins(y=0.2)
     panel.set_title(_TITLES[name], loc="left", fontsize=10, color=_INK)

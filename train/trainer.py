@@ -1,13 +1,10 @@
-"""The training loop: stages, validation with beam search, checkpoints that resume exactly."""
+"""Training of a captioner: its stages, and validation with beam search."""
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +28,8 @@ from camscribe.train.features import FeatureCache, FeatureSource, PixelSource, i
 from camscribe.train.losses import CaptionLoss, Loss, Reward
 from camscribe.train.model import Captioner
 from camscribe.train.readers import Dataset, read_dataset
+from camscribe.train.run import Interval, Position, Run, learning_rate
 from camscribe.train.text import build_vocabulary, words
-
-
-@dataclass
-class Position:
-    """Where a run is; part of every checkpoint."""
-
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-    """Steps of this epoch that are done."""
-    best: float = -math.inf
-    """Best CIDEr of this stage."""
-    waited: int = 0
-    """Validations since then."""
 
 
 def read_split(config: DataConfig, split: str) -> Dataset:
@@ -60,11 +44,10 @@ def read_split(config: DataConfig, split: str) -> Dataset:
     )
 
 
-class Trainer:
+class Trainer(Run):
     """Trains a captioner.
 
-    The run's folder holds ``last.safetensors`` (resumes), ``stage-N.safetensors`` (best weights of a stage),
-    ``best.safetensors`` (the one to export), ``metrics.jsonl``, ``curves.png`` and ``samples.png``.
+    Beside what every run leaves, the folder holds ``curves.png`` and ``samples.png``.
 
     Args:
         config: the whole run.
@@ -74,23 +57,16 @@ class Trainer:
     """
 
     def __init__(self, config: Config, folder: Path, fabric: lightning_fabric.Fabric, cache: Path) -> None:
-        self.config, self.folder, self.fabric, self.cache = config, folder, fabric, cache
+        super().__init__(config, folder, fabric)
+        self.config, self.cache = config, cache
         self.train, self.tune = read_split(config.data, config.data.train), read_split(config.data, config.data.tune)
-        self.position = Position()
-        self.history: list[dict[str, Any]] = []
-        last = folder / "last.safetensors"
         self.origin: dict[str, Any] | None = None
         """What the checkpoint says of itself that this run started from."""
-        self._resumed = Checkpoint.load(last) if last.exists() else None
-        if self._resumed and self._resumed.config != config:
-            raise DataError(f"{last}: was made with another configuration; continue with that one or name a new folder")
         start = None if self._resumed or not config.start else _load_start(Path(config.start), config)
         self._say(f"training: {self.train.report()}")
         self._say(f"tuning: {self.tune.report()}")
         if self._resumed:
             self.vocabulary = self._resumed.vocabulary
-            self.position = Position(**self._resumed.meta["progress"])
-            self.history = self._resumed.meta["history"]
             self.origin = self._resumed.meta.get("start")
         elif start:
             self.vocabulary = start.vocabulary
@@ -103,7 +79,10 @@ class Trainer:
         self.model = start.model() if start else Captioner(len(self.vocabulary), config.model, weights)
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
-        self.average: dict[str, Tensor] = {}
+
+    @staticmethod
+    def _config_of(checkpoint: Checkpoint) -> Config:
+        return checkpoint.config
 
     def run(self) -> Path:
         """Runs (or goes on with) all stages; returns the best checkpoint."""
@@ -124,20 +103,22 @@ class Trainer:
             self.model.load_state_dict(Checkpoint.load(self._stage_file(index - 1)).of("model."))
         self._freeze(trained)
         self.model.decoder.dropout.p = self.config.model.dropout if stage.dropout is None else stage.dropout
-        self.average = {name: value.detach().clone() for name, value in self._trained_tensors()}
+        self._start_average()
         loss = CaptionLoss(self.model, trained, self.vocabulary)
         optimizer = self._optimizer(stage)
         wrapped, optimizer = self.fabric.setup(loss, optimizer)
         train, tune = self._sources(stage, trained)
         if resumed:
-            self._restore(resumed, optimizer)
-        saver = _Interval(self.config.checkpoint_seconds)
+            self._restore(resumed, {"optimizer": optimizer})
+        saver = Interval(self.config.checkpoint_seconds)
         for epoch in range(self.position.epoch, stage.epochs):
             self.position.epoch = epoch
-            self._run_epoch(stage, index, wrapped, optimizer, train, lambda: self._save(optimizer), saver)
+            self._run_epoch(
+                stage, index, wrapped, optimizer, train, lambda: self._save({"optimizer": optimizer}), saver
+            )
             self._validate(stage, index, loss, tune)
             self.position.epoch, self.position.step = epoch + 1, 0
-            self._save(optimizer)
+            self._save({"optimizer": optimizer})
             if stage.patience and self.position.waited >= stage.patience:
                 self._say(f"{stage.name}: no better CIDEr in {stage.patience} validations")
                 break
@@ -151,7 +132,7 @@ class Trainer:
         optimizer: Any,
         source: FeatureSource,
         save: Callable[[], None],
-        saver: _Interval,
+        saver: Interval,
     ) -> None:
         fabric, position = self.fabric, self.position
         total = steps_of(len(self.train), stage.batch, fabric.world_size)
@@ -167,10 +148,11 @@ class Trainer:
         with ProgressBar(label, total, position.step, show=fabric.is_global_zero) as bar:
             for item in order:
                 done = position.epoch * total + item.step
-                rate = _schedule(done, stage, total)
+                share = done / (stage.epochs * total)
+                rate = learning_rate(done, share, stage.warm_up_steps, stage.final_learning_rate)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * rate
-                made = self._loss(stage, loss, source, item, reward, done / (stage.epochs * total))
+                made = self._loss(stage, loss, source, item, reward, share)
                 fabric.backward(made.loss)
                 if stage.gradient_clip:
                     fabric.clip_gradients(loss, optimizer, max_norm=stage.gradient_clip)
@@ -181,11 +163,11 @@ class Trainer:
                 position.step = item.step + 1
                 bar.update(position.step, " ".join(f"{name} {value:.3f}" for name, value in made.logged.items()))
                 if saver.due():
-                    self._log(stage, logged, began, rate)
+                    self._log(stage.name, logged, began, stage.batch, stage.learning_rate * rate)
                     save()
                     logged, began = [], time.monotonic()
         if logged:
-            self._log(stage, logged, began, rate)
+            self._log(stage.name, logged, began, stage.batch, stage.learning_rate * rate)
 
     def _loss(
         self, stage: StageConfig, loss: Any, source: FeatureSource, item: Order, reward: Reward | None, progress: float
@@ -229,9 +211,6 @@ class Trainer:
         for parameter in self.model.backbone.trunk_parameters(trained):
             parameter.requires_grad_(True)
 
-    def _trained_tensors(self) -> list[tuple[str, Tensor]]:
-        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
-
     def _optimizer(self, stage: StageConfig) -> torch.optim.Optimizer:
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for name, value in self._trained_tensors():
@@ -264,12 +243,6 @@ class Trainer:
             result.append(FeatureCache(backbone, trained, pixels, self.cache, show=False))
         return result[0], result[1]
 
-    @torch.no_grad()
-    def _update_average(self, decay: float, done: int) -> None:
-        decay = min(decay, (1 + done) / (10 + done))
-        for name, value in self._trained_tensors():
-            self.average[name].lerp_(value, 1 - decay)
-
     # -- validation ---------------------------------------------------------------------------------------------------
 
     def _validate(self, stage: StageConfig, index: int, loss: CaptionLoss, source: FeatureSource) -> None:
@@ -289,11 +262,9 @@ class Trainer:
         self.position.waited += 1
         if cider > self.position.best:
             self.position.best, self.position.waited = cider, 0
-            best = Checkpoint({f"model.{n}": v for n, v in self.model.state_dict().items()}, self._meta())
-            best.save(self._stage_file(index))
-            earlier = [entry["tune_cider"] for entry in self.history[:-1] if "tune_cider" in entry]
-            if cider > max(earlier, default=-math.inf):
-                best.save(self.folder / "best.safetensors")
+            best = self._is_best("tune_cider")
+            self._save_stage(index, best)
+            if best:
                 self._sheet(captions)
         self._put(weights)
         figures.curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
@@ -322,16 +293,6 @@ class Trainer:
             [(image.path, captions[image.image_id], image.captions[0]) for image in images], self.folder / "samples.png"
         )
 
-    @torch.no_grad()
-    def _put(self, tensors: dict[str, Tensor]) -> None:
-        for name, value in self._trained_tensors():
-            value.copy_(tensors[name])
-
-    # -- the run's folder ---------------------------------------------------------------------------------------------
-
-    def _stage_file(self, index: int) -> Path:
-        return self.folder / f"stage-{index}.safetensors"
-
     def _meta(self) -> dict[str, Any]:
         return {
             "config": self.config.to_dict(),
@@ -343,61 +304,6 @@ class Trainer:
             "start": self.origin,
         }
 
-    def _save(self, optimizer: Any) -> None:
-        states = [_random_state(self.fabric.device)]
-        if self.fabric.world_size > 1:
-            states = list(self.fabric.all_gather(states[0]).to(torch.uint8).cpu())
-        if self.fabric.is_global_zero:
-            tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-            tensors |= {f"average.{name}": value for name, value in self.average.items()}
-            tensors |= {f"rng.{rank}": state for rank, state in enumerate(states)}
-            for slot, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{slot}.{key}": torch.as_tensor(value) for key, value in state.items()}
-            Checkpoint(tensors, self._meta()).save(self.folder / "last.safetensors")
-        self.fabric.barrier()
-
-    def _restore(self, checkpoint: Checkpoint, optimizer: Any) -> None:
-        for name, value in checkpoint.of("average.").items():
-            self.average[name].copy_(value)
-        content = optimizer.state_dict()
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in checkpoint.of("optimizer.").items():
-            slot, key = name.split(".", 1)
-            state.setdefault(int(slot), {})[key] = value
-        content["state"] = state
-        optimizer.load_state_dict(content)
-        random = checkpoint.of("rng.")
-        if str(self.fabric.global_rank) in random:
-            _set_random_state(random[str(self.fabric.global_rank)], self.fabric.device)
-
-    def _log(self, stage: StageConfig, logged: list[dict[str, float]], began: float, rate: float) -> None:
-        means = {name: float(np.mean([entry[name] for entry in logged])) for name in logged[0]}
-        seconds = time.monotonic() - began
-        images = len(logged) * stage.batch
-        self._record(
-            {
-                "stage": stage.name,
-                "epoch": self.position.epoch + 1,
-                "step": self.position.step,
-                **means,
-                "learning_rate": stage.learning_rate * rate,
-                "images_per_s": images / seconds,
-            }
-        )
-
-    def _record(self, entry: dict[str, Any]) -> None:
-        if not self.fabric.is_global_zero:
-            return
-        self.history.append({"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **entry})
-        text = "".join(json.dumps(line) + "\n" for line in self.history)
-        part = self.folder / "metrics.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(self.folder / "metrics.jsonl")
-
-    def _say(self, line: str) -> None:
-        if self.fabric.is_global_zero:
-            print(line, flush=True)
-
 
 def _load_start(path: Path, config: Config) -> Checkpoint:
     start = Checkpoint.load(path)
@@ -407,37 +313,3 @@ def _load_start(path: Path, config: Config) -> Checkpoint:
         other = [name for name, value in vars(ours).items() if vars(theirs)[name] != value]
         raise DataError(f"{path}: is of another model: [model] differs in {', '.join(other)}; start needs the same")
     return start
-
-
-class _Interval:
-    """True once every so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._last = seconds, time.monotonic()
-
-    def due(self) -> bool:
-        """Whether the interval has passed; starts the next one if so."""
-        if time.monotonic() - self._last < self._seconds:
-            return False
-        self._last = time.monotonic()
-        return True
-
-
-def _schedule(done: int, stage: StageConfig, steps: int) -> float:
-    """Share of the peak learning rate after ``done`` steps: linear warm-up, then half a cosine."""
-    total = stage.epochs * steps
-    warm = min(1.0, (done + 1) / max(stage.warm_up_steps, 1))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / total)))
-    return warm * (stage.final_learning_rate + (1 - stage.final_learning_rate) * cosine)
-
-
-def _random_state(device: torch.device) -> Tensor:
-    state = torch.get_rng_state()
-    return torch.cat([state, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else state
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    size = torch.get_rng_state().numel()
-    torch.set_rng_state(state[:size].cpu())
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[size:].cpu(), device)

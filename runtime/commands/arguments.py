@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 from camscribe.runtime.errors import OptionError
 
@@ -38,6 +39,40 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one per physical core)")
     group.add_argument("--verbose", action="store_true", help="say which backend was taken, and why")
+
+
+def add_enhance_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--enhance`` and ``--enhancer``, which ``open_enhancer`` reads."""
+    group = parser.add_argument_group("small images")
+    group.add_argument(
+        "--enhance",
+        type=int,
+        metavar="PIXELS",
+        help="enlarge and sharpen images whose shorter side is below this before they are captioned (default: none; "
+        "docs/enhance.md says what it does to captions)",
+    )
+    group.add_argument(
+        "--enhancer", type=Path, metavar="FOLDER", help="what enhances (default: the one that comes with camscribe)"
+    )
+
+
+def open_enhancer(captioner: Captioner, options: argparse.Namespace) -> contextlib.AbstractContextManager[object]:
+    """Lets a captioner enhance as ``--enhance`` asks; the enhancer lives until the returned context is left.
+
+    Raises:
+        BundleError: the enhancer cannot be used.
+        OptionError: the size has no meaning, or an enhancer is named that nothing asks for.
+    """
+    if options.enhance is None:
+        if options.enhancer is not None:
+            raise OptionError("--enhancer is given without --enhance PIXELS")
+        return contextlib.nullcontext()
+    from camscribe.runtime.enhancer import Enhancer
+
+    backend: Literal["auto", "cpu"] = "cpu" if options.backend == "cpu" else "auto"
+    enhancer = Enhancer.load(options.enhancer, backend, threads=options.threads)
+    captioner.enhance_below(options.enhance, enhancer)
+    return enhancer
 
 
 def add_bundle_argument(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.bundle import Bundle, kind_of
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import EngineError, OptionError
 from camscribe.runtime.executor import why_not
@@ -25,6 +25,11 @@ _PRECISIONS = {"fp16": "fp16", "fp32": "float32", "int8": "int8"}
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(argv)
+    if options.bundle is not None and kind_of(options.bundle) == "enhancer":
+        raise OptionError(
+            f"{options.bundle}: is an enhancer, which has no engines of ours; run it with camscribe enhance --backend "
+            "ort-tensorrt, which builds and keeps one for every size of image"
+        )
     bundle = Bundle.load(options.bundle)
     precision = _precision(bundle, options.precision)
     if options.workspace is not None and options.workspace < 1:

@@ -19,7 +19,9 @@ from camscribe.runtime.commands.arguments import (
     Parser,
     add_bundle_argument,
     add_device_arguments,
+    add_enhance_arguments,
     add_search_arguments,
+    open_enhancer,
     print_choice,
     search_changes,
 )
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         lambda: Captioner.load(_bundles(options), options.backend, options.precision, options.threads),
         lambda: importlib.import_module("PIL.JpegImagePlugin"),
     )
-    with loaded as captioner:
+    with loaded as captioner, open_enhancer(captioner, options):
         print_choice(captioner, verbose=options.verbose)
         failed = _caption_all(captioner, files, options)
     return 1 if failed or problems else 0
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", type=int, default=BATCH, metavar="B", help=f"images captioned together (default: {BATCH})"
     )
     add_guided_arguments(parser)
+    add_enhance_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print a JSON object for each image")
     output.add_argument("--out", type=Path, metavar="DIR", help="write a picture with its caption for each image")

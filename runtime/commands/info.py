@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.bundle import Bundle, kind_of
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.check import check_captions
 from camscribe.runtime.commands.arguments import Parser, add_device_arguments
@@ -28,6 +28,10 @@ def main(argv: Sequence[str]) -> int:
     )
     add_device_arguments(parser)
     options = parser.parse_args(argv)
+    if options.bundle is not None and kind_of(options.bundle) == "enhancer":
+        from camscribe.runtime.commands.info_enhancer import show
+
+        return show(options)
     bundle = Bundle.load(options.bundle)
     checks = [_check(bundle, name, options) for name in _checked(bundle, options)] if options.check else []
     if options.json:
@@ -82,14 +86,14 @@ def _describe(bundle: Bundle, checks: list[dict[str, Any]]) -> Iterator[str]:
     ):
         if entry:
             yield f"\n{title}"
-            yield from _tree(entry, 2)
+            yield from tree(entry, 2)
     for title, entry in (
         ("quality", manifest.quality),
         ("parity (fp16 with float32, the others with PyTorch)", manifest.parity.figures),
     ):
         if entry:
             yield f"\n{title}"
-            yield from _table(entry)
+            yield from table(entry)
     for check in checks:
         yield (
             f"\ncheck: {check['precision']} on {check['backend']}: "
@@ -99,19 +103,19 @@ def _describe(bundle: Bundle, checks: list[dict[str, Any]]) -> Iterator[str]:
             yield f"  image {item['image']}: expected {item['expected']!r}, found {item['found']!r}"
 
 
-def _tree(entry: Mapping[str, Any], indent: int) -> Iterator[str]:
+def tree(entry: Mapping[str, Any], indent: int) -> Iterator[str]:
     """Nested values, one a line."""
     width = max(len(key) for key in entry) + 2
     for key, value in entry.items():
         if isinstance(value, Mapping) and value:
             yield f"{'':{indent}}{key}"
-            yield from _tree(value, indent + 2)
+            yield from tree(value, indent + 2)
         else:
             text = ", ".join(map(_cell, value)) if isinstance(value, list | tuple) else _cell(value)
             yield f"{'':{indent}}{key:{width}}{text}".rstrip()
 
 
-def _table(entry: Mapping[str, Any]) -> Iterator[str]:
+def table(entry: Mapping[str, Any]) -> Iterator[str]:
     """Nested figures as tables: a row for each innermost group, a column for each figure.
 
     Groups that share no figure with those above begin a table of their own.

@@ -18,7 +18,9 @@ from camscribe.runtime.commands.arguments import (
     Parser,
     add_bundle_argument,
     add_device_arguments,
+    add_enhance_arguments,
     add_search_arguments,
+    open_enhancer,
     print_choice,
     search_options,
 )
@@ -53,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
     uri.parse(options.source)  # before the model is loaded, which takes a while
     terminal = TerminalSink(as_json=options.json)
     sinks: list[Sink] = [terminal, *_sinks(options)]
-    with Captioner.load(options.bundle, options.backend, options.precision, options.threads) as captioner:
+    loaded = Captioner.load(options.bundle, options.backend, options.precision, options.threads)
+    with loaded as captioner, open_enhancer(captioner, options):
         print_choice(captioner, verbose=options.verbose)
         stream = CaptionStream(
             captioner,
@@ -94,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--max-age", type=float, metavar="MS", help="drop frames that are older, in milliseconds")
     pace.add_argument("--limit", type=int, metavar="N", help="end after so many captions")
     add_search_arguments(parser)
+    add_enhance_arguments(parser)
     output = parser.add_argument_group("output", "Any number of these, besides lines on the terminal.")
     output.add_argument("--json", action="store_true", help="print a JSON object for each caption, the counters last")
     output.add_argument("--jsonl", type=Path, action="append", metavar="FILE", help="append a line for each caption")

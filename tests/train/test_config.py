@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from camscribe.runtime.errors import DataError
-from camscribe.train.config import Config, from_dict, load_config
+from camscribe.train.config import Config, from_dict, load_config, read_table
+from camscribe.train.superres.config import load_config as load_superres
 
 STAGE = {"name": "only", "epochs": 1}
 
@@ -63,4 +64,7 @@ def test_an_unreadable_file_is_one_line(tmp_path: Path, content: bytes | None) -
 def test_the_shipped_configurations_load(repository: Path) -> None:
     found = sorted((repository / "train" / "configs").glob("*.toml"))
     assert found
-    assert all(isinstance(load_config(path), Config) for path in found)
+    tasks = {path: read_table(path).get("task", "captioning") for path in found}
+    assert set(tasks.values()) == {"captioning", "super_resolution"}
+    assert all(isinstance(load_config(path), Config) for path, task in tasks.items() if task == "captioning")
+    assert all(load_superres(path).stage for path, task in tasks.items() if task == "super_resolution")

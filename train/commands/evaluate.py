@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from camscribe import __version__
 from camscribe.runtime.commands.arguments import Parser, add_device_arguments
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.captioning import Captions, Device, caption_split, read_results, write_lines
+from camscribe.train.commands.evaluate_images import evaluate_images, is_enhancer
 from camscribe.train.metrics import METRICS, Quality, Scores, quality, score
 from camscribe.train.readers import FORMATS, CaptionedImage, Dataset, read_dataset
+from camscribe.train.versions import versions
 
 REPORT_SCHEMA = 1
 _NAMES = dict(zip(METRICS, ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"), strict=True))
@@ -31,9 +30,17 @@ _SAMPLES = 12
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "pycocoevalcap")
 
 
+_FLAGS = {"bundle_variant": "variant", "small": "small", "self_ensemble": "self-ensemble"}
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(argv)
+    if options.bicubic is not None or (options.model is not None and is_enhancer(options.model)):
+        return evaluate_images(options, argv)
+    for option in ("bundle_variant", "small", "self_ensemble"):
+        if getattr(options, option):
+            raise OptionError(f"--{_FLAGS[option]} is an enhancer's; name one, or --bicubic SCALE")
     for path, name in ((options.out, "--out"), (options.captions_out, "--captions-out"), (options.sheet, "--sheet")):
         if path is not None:
             make_folder(path.parent, name)
@@ -44,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         "schema": REPORT_SCHEMA,
         "command": ["camscribe", "evaluate", *argv],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         **outcome.about,
         "tokenizer": scores.tokenizer,
         "scores": scores.values,
@@ -91,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--captions", type=Path, metavar="FILE", help="the file of captions, where it has another name")
     data.add_argument("--images", type=Path, metavar="FOLDER", help="the folder of images, where it has another name")
     data.add_argument("--skip-bad", action="store_true", help="leave out, count and name what cannot be read")
+    pictures = parser.add_argument_group(
+        "enlarged images",
+        "Of an enhancer, --data is a folder of images in full resolution, which are reduced as MATLAB does, or of "
+        "pairs named NAME_HR.png and NAME_LR.png.",
+    )
+    pictures.add_argument("--bicubic", type=int, metavar="SCALE", help="score bicubic enlargement, no model")
+    pictures.add_argument("--small", type=Path, metavar="FOLDER", help="the small images, of the same names")
+    pictures.add_argument("--border", type=int, metavar="N", help="pixels of every side left out (default: the scale)")
+    pictures.add_argument("--variant", dest="bundle_variant", help="of the bundle: psnr or gan")
+    pictures.add_argument(
+        "--self-ensemble", action="store_true", help="mean over the eight flips and turns: slower, and reported as such"
+    )
     search = parser.add_argument_group("search", "The defaults are the model's.")
     search.add_argument("--beams", type=int, metavar="K")
     search.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
@@ -206,11 +225,6 @@ def _about(
         "references": sum(len(image.captions) for image in images),
         "skipped": [*dataset.problems, *unreadable],
     }
-
-
-def _versions() -> dict[str, str]:
-    installed = {found.name: found.version for found in metadata.distributions() if found.name in _PACKAGES}
-    return {"camscribe": __version__, "python": platform.python_version(), **dict(sorted(installed.items()))}
 
 
 def _draw(outcome: _Outcome, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""``camscribe train CONFIG.toml``: trains a captioner, or goes on with an interrupted run.
+"""``camscribe train CONFIG.toml``: trains a captioner or an enhancer, or goes on with an interrupted run.
 
 More than one process: ``torchrun --nproc-per-node N -m camscribe.train.commands.train CONFIG.toml``.
 """
@@ -15,20 +15,23 @@ from lightning_fabric import Fabric
 
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import CamscribeError, DataError, OptionError
-from camscribe.train.config import load_config
-from camscribe.train.trainer import Trainer
+from camscribe.train.config import Config, load_config, read_table
+from camscribe.train.run import Run
+from camscribe.train.superres.config import Config as SuperresConfig
+from camscribe.train.superres.config import load_config as load_superres
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = Parser(prog="camscribe train", description=__doc__)
-    parser.add_argument("config", type=Path, help="TOML configuration; every key is described in docs/training.md")
+    parser.add_argument("config", type=Path, help="TOML configuration, see docs/training.md and docs/enhance.md")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME-OF-THE-CONFIGURATION)")
     parser.add_argument("--cache", type=Path, help="folder of cached features (default: OUT/cache)")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads of a process (default: all cores)")
     options = parser.parse_args(argv)
-    config = load_config(options.config)
+    super_resolution = read_table(options.config).get("task") == "super_resolution"
+    config = load_superres(options.config) if super_resolution else load_config(options.config)
     folder = options.out or Path("runs") / options.config.stem
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,10 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         torch.set_num_threads(options.threads)
     fabric = _fabric(options.accelerator, config.precision)
-    best = Trainer(config, folder, fabric, options.cache or folder / "cache").run()
+    trainer = _trainer(config, folder, fabric, options.cache or folder / "cache")
+    best = trainer.run()
     if fabric.is_global_zero:
         print(f"best checkpoint: {best}\nnext: camscribe export {best} --out BUNDLE")
     return 0
+
+
+def _trainer(config: Config | SuperresConfig, folder: Path, fabric: Fabric, cache: Path) -> Run:
+    if isinstance(config, Config):
+        from camscribe.train.trainer import Trainer
+
+        return Trainer(config, folder, fabric, cache)
+    from camscribe.train.superres.trainer import Trainer as SuperresTrainer
+
+    return SuperresTrainer(config, folder, fabric)
 
 
 def _fabric(accelerator: str, precision: str) -> Fabric:

@@ -1,0 +1,269 @@
+"""Super-resolution for people and for the captioner: images in, larger and sharper images out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Literal, get_args, overload
+
+from camscribe.runtime.enhancer_bundle import EnhancerBundle
+from camscribe.runtime.errors import BundleError, EngineError, OptionError, SourceError
+from camscribe.runtime.executor import Choice
+from camscribe.runtime.images import MAX_PIXELS, Color, ImageLike, as_rgb
+from camscribe.runtime.manifest import Device
+from camscribe.runtime.onnxruntime_executor import (
+    open_session,
+    providers_for,
+    tensor_specs,
+    why_not_cuda,
+    why_not_tensorrt,
+)
+from camscribe.runtime.pixels import Pixels
+from camscribe.runtime.tiles import enlarge
+
+Backend = Literal["auto", "cpu", "cuda", "ort-tensorrt"]
+"""``ort-tensorrt`` is ONNX Runtime with its TensorRT provider, which builds an engine for every size of image it meets:
+minutes the first time, kept in the user's cache folder."""
+TILE = 384
+"""Rows and columns that go through the network at a time; a frame of 320x240 goes in one piece."""
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What enhancing an image gave."""
+
+    pixels: Pixels
+    """uint8 [H, W, 3], RGB, ``scale`` times as large in each axis."""
+    read_ms: float
+    """Decoding of the file, or conversion of the array."""
+    enhance_ms: float
+    """All tiles through the network."""
+
+
+class Enhancer:
+    """A loaded enhancer.
+
+    Thread-safe: the network runs for one call at a time. Use it as a context manager, or ``close`` it, to give its
+    memory back early.
+    """
+
+    def __init__(self, bundle: EnhancerBundle, session: Any, variant: str, choice: Choice, tile: int = TILE) -> None:
+        self.bundle = bundle
+        self.choice = choice
+        """Backend and precision taken, with the reasons."""
+        self.variant = variant
+        self.tile = tile
+        self._session: Any = session
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        backend: Backend = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
+        *,
+        variant: str | None = None,
+        tile: int = TILE,
+    ) -> Enhancer:
+        """Loads an enhancer's bundle.
+
+        Args:
+            path: the bundle's folder; None for the one that comes with the package.
+            backend: where the network runs; ``auto`` takes a GPU where ONNX Runtime can use one.
+            precision: one the bundle has, such as ``float32`` or ``int8``; None for its default on that device.
+            threads: CPU threads; None for one per physical core.
+            variant: ``psnr`` or ``gan``; None for the bundle's default.
+            tile: rows and columns that go through the network at a time. Changes time and memory, never the result.
+
+        Raises:
+            BundleError: the bundle is missing, of another kind, or cannot be used.
+            EngineError: the backend does not work here.
+            OptionError: an argument has no meaning.
+        """
+        if backend not in get_args(Backend):
+            raise OptionError(f"backend is {backend!r}; an enhancer runs on {', '.join(get_args(Backend))}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise OptionError(f"threads is {threads}; expected 1 to 1024")
+        folder = None if path is None else Path(path)
+        missing = "the CPU was asked for" if backend == "cpu" else why_not_cuda()
+        if backend == "ort-tensorrt":
+            missing = why_not_tensorrt()
+        if backend in ("cuda", "ort-tensorrt") and missing is not None:
+            raise EngineError(f"backend {backend} cannot be used: {missing}")
+        surprising, reasons = False, [f"{backend}: asked for"] if backend != "auto" else []
+        device: Device = "cpu" if missing is not None else "cuda"
+        try:
+            tensorrt = backend == "ort-tensorrt"
+            bundle, session, taken = _open(folder, device, variant, precision, threads, tensorrt=tensorrt)
+        except EngineError as error:
+            if backend != "auto" or device == "cpu":
+                raise
+            missing, surprising, device = str(error), True, "cpu"
+            bundle, session, taken = _open(folder, device, variant, precision, threads)
+        if backend == "auto":
+            reasons = [f"cuda: {missing}", "cpu: taken"] if device == "cpu" else ["cuda: taken"]
+        if tile <= 2 * bundle.manifest.radius:
+            raise OptionError(f"tile is {tile}; expected more than {2 * bundle.manifest.radius}, the tiles' overlap")
+        ran_on = device if backend == "auto" else backend
+        return cls(bundle, session, taken[0], Choice(ran_on, taken[1], tuple(reasons), surprising), tile)
+
+    @property
+    def scale(self) -> int:
+        """Enlargement in each axis."""
+        return self.bundle.manifest.scale
+
+    @overload
+    def enhance(self, images: ImageLike, color: Color | None = None) -> Enhanced: ...
+
+    @overload
+    def enhance(
+        self, images: list[ImageLike] | tuple[ImageLike, ...], color: Color | None = None
+    ) -> list[Enhanced]: ...
+
+    def enhance(
+        self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...], color: Color | None = None
+    ) -> Enhanced | list[Enhanced]:
+        """Enhances an image, or each of a list of images.
+
+        Args:
+            images: one image or a list of them: paths, PIL images, uint8 numpy arrays [h, w, 3] or [h, w].
+            color: ``"rgb"`` or ``"bgr"``, required for arrays of three channels; ``"nv12"`` for arrays [h * 3 / 2, w]
+                of a camera; paths and PIL images know theirs.
+
+        Raises:
+            SourceError: an image cannot be read, is too small or too large; of a list, the first one is named.
+            OptionError: ``color`` is missing or unknown.
+            EngineError: the device failed, or the enhancer is closed.
+        """
+        if not isinstance(images, list | tuple):
+            return self._enhance(images, color)
+        made = []
+        for index, result in enumerate(self.enhance_each(images, color)):
+            if isinstance(result, SourceError):
+                raise SourceError(f"image {index} of {len(images)}: {result}") from result
+            made.append(result)
+        return made
+
+    def enhance_each(self, images: Iterable[ImageLike], color: Color | None = None) -> Iterator[Enhanced | SourceError]:
+        """Enhances many images as they come; one that cannot be read gives its error.
+
+        Raises:
+            OptionError: ``color`` is missing or unknown.
+            EngineError: the device failed, or the enhancer is closed.
+        """
+        for image in images:
+            yield self._enhance_or_error(image, color)
+
+    def enlarge(self, pixels: Pixels) -> Pixels:
+        """Enhances pixels: uint8 [h, w, 3] RGB -> [scale h, scale w, 3].
+
+        Raises:
+            SourceError: they are too few, or would become too many.
+            EngineError: the device failed, or the enhancer is closed.
+        """
+        height, width = pixels.shape[:2]
+        smallest = self.bundle.manifest.smallest
+        if min(height, width) < smallest:
+            raise SourceError(
+                f"image is {width} x {height} pixels; this enhancer takes {smallest} x {smallest} or more"
+            )
+        if height * width * self.scale**2 > MAX_PIXELS:
+            raise SourceError(
+                f"image is {width} x {height} pixels; x{self.scale} that is more than {MAX_PIXELS} pixels in all"
+            )
+        with self._lock:
+            if self._session is None:
+                raise EngineError("this enhancer is closed; load it again")
+            return enlarge(pixels, self._run, self.scale, (self.tile, self.tile), self.bundle.manifest.radius)
+
+    def close(self) -> None:
+        """Gives memory and threads back. The enhancer cannot be used afterwards; closing it again does nothing."""
+        with self._lock:
+            self._session = None
+
+    def __enter__(self) -> Enhancer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _enhance(self, image: ImageLike, color: Color | None) -> Enhanced:
+        start = perf_counter()
+        pixels = as_rgb(image, color)
+        read = perf_counter()
+        try:
+            made = self.enlarge(pixels)
+        except SourceError as error:
+            where = f"{os.fspath(image)}: " if isinstance(image, str | os.PathLike) else ""
+            raise SourceError(f"{where}{error}") from error
+        return Enhanced(made, (read - start) * 1e3, (perf_counter() - read) * 1e3)
+
+    def _enhance_or_error(self, image: ImageLike, color: Color | None) -> Enhanced | SourceError:
+        try:
+            return self._enhance(image, color)
+        except SourceError as error:
+            return error
+
+    def _run(self, images: Pixels) -> Pixels:
+        try:
+            made: Pixels = self._session.run(["enhanced"], {"image": images})[0]
+        except Exception as error:  # the errors of ONNX Runtime have no base of their own
+            line = " ".join(str(error).split())[:300]
+            raise EngineError(f"ONNX Runtime failed on {self.choice.backend}: {line}") from error
+        return made
+
+
+class SmallImages:
+    """Enhances images below a given size and passes others on: what ``--enhance`` puts before a captioner.
+
+    Args:
+        enhancer: stays the caller's.
+        below: images whose shorter side has fewer pixels than this are enhanced.
+
+    Raises:
+        OptionError: ``below`` has no meaning.
+    """
+
+    def __init__(self, enhancer: Enhancer, below: int) -> None:
+        if not 1 <= below <= 4096:
+            raise OptionError(f"images below {below} pixels are to be enhanced; expected 1 to 4096")
+        self.enhancer, self.below = enhancer, below
+
+    def __call__(self, pixels: Pixels) -> tuple[Pixels, float]:
+        """uint8 [h, w, 3] RGB -> the same or its enlargement, and the milliseconds that took.
+
+        Images below the enhancer's smallest size are passed on: a captioner takes any.
+        """
+        side = min(pixels.shape[:2])
+        if side >= self.below or side < self.enhancer.bundle.manifest.smallest:
+            return pixels, 0.0
+        start = perf_counter()
+        return self.enhancer.enlarge(pixels), (perf_counter() - start) * 1e3
+
+
+def _open(
+    folder: Path | None,
+    device: Device,
+    variant: str | None,
+    precision: str | None,
+    threads: int | None,
+    *,
+    tensorrt: bool = False,
+) -> tuple[EnhancerBundle, Any, tuple[str, str]]:
+    """The bundle, a session of one of its graphs, and that graph's variant and precision."""
+    bundle = EnhancerBundle.load(folder, device, variant, precision)
+    name, taken, graph = bundle.manifest.graph_for(device, variant, precision)
+    session = open_session(bundle.path / graph.file, device, threads, providers_for(device, tensorrt=tensorrt))
+    problems = graph.differences(tensor_specs(session.get_inputs()), tensor_specs(session.get_outputs()))
+    if problems:
+        raise BundleError(f"{bundle.path}: {'; '.join(problems)}: fetch or export the bundle again")
+    return bundle, session, (name, taken)

@@ -1,0 +1,1 @@
+"""Super-resolution: generators, discriminator, paired degradations, and their training."""
