@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from camscribe.benchmarks.soak import kills, soak
 from camscribe.runtime.captioner import Captioner
 
@@ -22,8 +24,9 @@ def test_a_short_soak_measures_all_that_is_asked_for(tmp_path: Path) -> None:
     assert found["age"]["camera_interval_ms"] > 20
 
 
+@pytest.mark.slow
 def test_a_killed_camera_is_counted() -> None:
     with Captioner.load(None, "cpu", threads=1) as captioner:
-        found = kills(captioner, 2)
-    assert (found["reopened"], found["left"]) == (2, [])
+        found = kills(captioner, 1)
+    assert (found["reopened"], found["left"]) == (1, [])
     assert found["back_after_s"]["most"] > 0
