@@ -51,13 +51,17 @@ def damage(folder: Path, name: str) -> None:
     (folder / name).write_bytes(data)
 
 
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
 BUNDLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (shutil.rmtree, "no such bundle folder"),
     "no manifest": (lambda folder: (folder / "bundle.json").unlink(), "it has no bundle.json"),
     "no graph": (lambda folder: (folder / "decoder.onnx").unlink(), "decoder.onnx is missing"),
     "altered graph": (lambda folder: damage(folder, "encoder.onnx"), "encoder.onnx is altered"),
     "altered words": (lambda folder: damage(folder, "vocab.txt"), "vocab.txt is altered"),
-    "longer graph": (lambda folder: (folder / "decoder.onnx").open("ab").write(b"x"), "bytes; expected"),
+    "longer graph": (lambda folder: lengthen(folder / "decoder.onnx"), "bytes; expected"),
     "not JSON": (lambda folder: (folder / "bundle.json").write_text('{"schema": 1,'), "is not valid JSON"),
     "newer schema": (lambda folder: edit(folder, lambda it: it.update(schema=2)), "upgrade camscribe"),
     "no schema": (lambda folder: edit(folder, lambda it: it.pop("schema")), "has no schema version"),

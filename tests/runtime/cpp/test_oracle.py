@@ -23,7 +23,7 @@ from camscribe.runtime.tensorrt.engine_cache import EngineCache, EngineKey, grap
 from camscribe.runtime.threads import physical_cores
 
 Ask = Callable[..., dict[str, Any]]
-many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+many = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 sides = st.integers(1, 5000)
 specs = st.builds(PixelSpec, st.integers(8, 640), st.integers(8, 640), st.sampled_from(["squash", "crop"]))
 

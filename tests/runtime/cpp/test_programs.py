@@ -146,7 +146,9 @@ def emulate(
     sanitized_build: Path, emulated_bundle: Bundle, onnxruntime_root: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Captions one image four times with the library on the emulated GPU, in a process with the sanitizer."""
-    runtime = run(["c++", "-print-file-name=libasan.so"]).strip()
+    # Python has no C++ library of its own, and the sanitizer looks for it when it starts.
+    needed = ("libasan.so", "libstdc++.so")
+    runtime = " ".join(run(["c++", f"-print-file-name={name}"]).strip() for name in needed)
 
     def call(backend: str = "tensorrt", options: dict[str, Any] | None = None, **environment: str) -> Any:
         program = EMULATED.format(
