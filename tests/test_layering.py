@@ -16,7 +16,10 @@ ALLOWED = {
     "export": {"export", "train", "runtime"},
     "benchmarks": {"benchmarks", "runtime"},
 }
-HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "tensorrt", "pycuda", "cuda", "pycocoevalcap", "matplotlib")
+HEAVY = (
+    *("torch", "torchvision", "onnx", "onnxscript", "tensorrt", "pycuda", "cuda", "pycocoevalcap", "matplotlib"),
+    *("ray", "pyarrow"),
+)
 ROBOT = ("cyclonedds", "zenoh", "mcap", "rosbags")
 
 

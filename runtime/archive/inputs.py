@@ -201,7 +201,7 @@ def shard_images(path: Path, offset: int = 0) -> Iterator[tuple[tarfile.TarFile,
             file.seek(offset)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # else it remembers all of them
+                    tar.members.clear()  # type: ignore[attr-defined] # else it remembers all of them
                     if member.isreg() and looks_like_image(PurePosixPath(member.name)):
                         count += 1
                         yield tar, member

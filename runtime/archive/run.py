@@ -177,10 +177,7 @@ class _Run:
                 self.add(rows)
         if not died:
             return captioned
-        if not captioned and len(died) == len(units) and sum(unit.images for unit in units) > 1:
-            raise EngineError(
-                "every worker process ends while it captions; camscribe doctor tells what does not work here"
-            )
+        _tried(self._ray, self._job, self._gpus)  # else it is not the images' fault
         # Which of the images it is that ends a worker shows when each is tried alone.
         singles = [single for unit in died for single in unit.singles()]
         for rows, single in self._pass(singles):

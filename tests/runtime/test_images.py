@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from camscribe.runtime.errors import OptionError, SourceError
-from camscribe.runtime.images import MAX_PIXELS, as_rgb, expand, read
+from camscribe.runtime.images import MAX_PIXELS, as_rgb, decode, expand, read
 from camscribe.runtime.pixels import PixelSpec, reduce
 
 
@@ -64,6 +64,21 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert pixels.flags.c_contiguous
     with Image.open(path) as image:
         np.testing.assert_array_equal(as_rgb(image), pixels)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_photo_is_as_large_as_a_viewer_shows_it(tmp_path: Path, orientation: int) -> None:
+    """However small it is decoded, and however it lies in the file."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.zeros((64, 128, 3), np.uint8))
+    for suffix in ("jpg", "png"):
+        path = save(stored, tmp_path / f"a.{suffix}", exif=exif)
+        with path.open("rb") as file:
+            photo = decode(file, str(path), at_least=16)
+        assert (photo.width, photo.height) == ((64, 128) if orientation > 4 else (128, 64))
+        assert photo.pixels.shape == read(path, at_least=16).shape
+        assert photo.pixels.shape[0] * photo.width == photo.pixels.shape[1] * photo.height
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")

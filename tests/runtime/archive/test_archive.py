@@ -61,18 +61,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ray = module._import_ray()
         stack = contextlib.ExitStack()
         with _without_warnings():
-            for left in (2, 1, 0):
-                try:
-                    stack.enter_context(module._started(ray, module.Cluster(workers=2)))
-                    break
-                except EngineError as error:
-                    if "timed out during startup" not in str(error):
-                        raise
-                    if left == 0:
-                        pytest.skip("this machine is too busy: Ray gives its own processes 30 seconds to start")
+            if not any(_starts(ray, stack) for _ in range(3)):
+                pytest.skip("this machine is too busy: Ray gives its own processes 30 seconds to start")
         yield ray.get_runtime_context().gcs_address
         with _without_warnings():
             stack.close()
+
+
+def _starts(ray: Any, stack: contextlib.ExitStack) -> bool:
+    """Starts Ray; False where its own processes took too long."""
+    try:
+        stack.enter_context(module._started(ray, module.Cluster(workers=2)))
+    except EngineError as error:
+        if "timed out during startup" not in str(error):
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager

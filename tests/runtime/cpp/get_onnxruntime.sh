@@ -7,7 +7,8 @@
 set -euo pipefail
 dest=${1:?usage: get_onnxruntime.sh DEST [PYTHON]}
 python=${2:-$(dirname "${BASH_SOURCE[0]}")/../../../.venv/bin/python}
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# The mirror that this machine is set up with, of its main packages.
+mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | sort -u | head -n 1)}
 
 # Not imported: the library's folder alone is wanted.
 folder=$("$python" -c 'import importlib.util as u; print(u.find_spec("onnxruntime").submodule_search_locations[0])')
