@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from camscribe.runtime.search import SearchChanges
 
 _LOG = logging.getLogger(__name__)
-_CLOSE_S = 0.5
-"""What sinks may take for what waits, when a stream is closed before its source has ended."""
+_CLOSE_S = 0.8
+"""What ending may take, when a stream is closed before its source has ended: the source, a caption, the sinks."""
 
 
 class CaptionStream:
@@ -91,7 +91,7 @@ class CaptionStream:
         self._tally = Tally()
         self._deliveries = [Delivery(sink, self, self._report, waits=False) for sink in sinks]
         self._capture: Capture | None = None
-        self._turn, self._lock = threading.Lock(), threading.Lock()
+        self._opening, self._turn, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._stop, self._going = threading.Event(), threading.Event()
         self._going.set()
         self._ended = False
@@ -110,20 +110,23 @@ class CaptionStream:
             SinkError: a sink cannot work.
             EngineError: a library is missing.
         """
-        with self._lock:
+        with self._opening:
             if self._capture is not None or self._ended:
                 return
-            self._capture = capture = Capture(
-                self._open_source, self._tally, self._report, self._show, reopens=self._reopens
-            )
-        try:
-            for delivery in self._deliveries:
-                delivery.waits = not capture.live
-                delivery.open()
-        except BaseException:
-            self.close()
-            raise
-        capture.start()
+            capture = Capture(self._open_source, self._tally, self._report, self._show, reopens=self._reopens)
+            with self._lock:
+                self._capture = capture
+            if self._stop.is_set():  # closed meanwhile
+                capture.close(_CLOSE_S)
+                return
+            try:
+                for delivery in self._deliveries:
+                    delivery.waits = not capture.live
+                    delivery.open()
+            except BaseException:
+                self.close()
+                raise
+            capture.start()
 
     def __iter__(self) -> Iterator[Captioned]:
         return self
@@ -143,7 +146,7 @@ class CaptionStream:
                     if (item := self._caption(frame)) is not None:
                         return item
             except BaseException:
-                self._finish(_CLOSE_S)
+                self._finish(time.monotonic() + _CLOSE_S)
                 raise
             self._finish(None)
             raise StopIteration
@@ -275,23 +278,30 @@ class CaptionStream:
         """Gives the source back, lets the sinks end, and ends all threads, within a second. Again does nothing."""
         self._stop.set()
         self._going.set()
-        self._finish(_CLOSE_S)
+        until_s = time.monotonic() + _CLOSE_S
+        if self._capture is not None:
+            self._capture.close(_CLOSE_S)
+        # The caption that is being made is still for the sinks.
+        if self._turn.acquire(timeout=max(0.0, until_s - time.monotonic() - 0.2)):
+            self._turn.release()
+        self._finish(until_s)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(1.0)
         if self._pool is not None:
             self._pool.shutdown(wait=False)
 
-    def _finish(self, within_s: float | None) -> None:
+    def _finish(self, until_s: float | None) -> None:
+        """Ends source and sinks; by ``until_s`` of the monotonic clock, or when the sinks have taken all."""
         with self._lock:
             self._ended = True
-        if self._capture is not None and not self._capture.close(0.8):
+        left_s = _CLOSE_S if until_s is None else max(0.0, until_s - time.monotonic())
+        if self._capture is not None and not self._capture.close(left_s):
             self._report(f"{self.source}: does not end; left alone")
         for delivery in self._deliveries:
             delivery.end()
-        until = None if within_s is None else time.monotonic() + within_s
         for delivery in self._deliveries:
-            delivery.join(until)
+            delivery.join(until_s)
 
     def __enter__(self) -> Self:
         self.open()
