@@ -140,12 +140,13 @@ def soak(captioner: Captioner, seconds: float, rate: float, names: Sequence[str]
 def _memory(watch: Watch, began: float, seconds: float) -> dict[str, Any]:
     times = np.array([moment - began for moment, _ in watch.memory])
     sizes = np.array([size for _, size in watch.memory]) / 1e6
-    first = sizes[(times >= 0.1 * seconds) & (times < 0.2 * seconds)]
-    last = sizes[times >= 0.9 * seconds]
-    growth = float(np.median(last) / np.median(first)) if len(first) and len(last) else float("nan")
+    warm = sizes[times >= 0.1 * seconds]
+    some = max(1, len(warm) // 9)
+    first_mb, last_mb = (float(np.median(part)) for part in (warm[:some], warm[-some:]))
+    growth = last_mb / first_mb
     return {
-        "first_mb": round(float(np.median(first)), 2),
-        "last_mb": round(float(np.median(last)), 2),
+        "first_mb": round(first_mb, 2),
+        "last_mb": round(last_mb, 2),
         "growth": round(growth, 4),
         "limit": MEMORY_GROWTH,
         "met": growth <= MEMORY_GROWTH,

@@ -16,7 +16,7 @@ from camscribe.runtime.stream.child import Child
 from camscribe.runtime.stream.frame import Frame
 from camscribe.runtime.stream.grab import HEADER_BYTES, Header, Request
 from camscribe.runtime.stream.source import FrameError
-from camscribe.runtime.stream.uri import SourceUri
+from camscribe.runtime.stream.uri import SourceUri, redact
 
 _TRANSPORTS = {"auto": ("udp", "tcp"), "udp": ("udp",), "tcp": ("tcp",)}
 _MOST_BYTES = 1 << 30
@@ -124,7 +124,7 @@ class GrabSource:
     def _last_words(self) -> str:
         """The last line of what the libraries printed, in brackets."""
         last = next((line for line in reversed(self._said) if line.strip()), "")
-        return f" ({last:.200})" if last else ""
+        return f" ({redact(last):.200})" if last else ""
 
     def _hear(self, line: str | None) -> None:
         if line is not None:

@@ -73,7 +73,7 @@ class Delivery:
         Args:
             until_s: by ``time.monotonic()``; None to wait as long as it takes.
         """
-        if self._thread.ident is None:
+        if self._thread.ident is None or self._thread is threading.current_thread():
             return
         self._thread.join(None if until_s is None else max(0.0, until_s - time.monotonic()))
         if self._thread.is_alive():

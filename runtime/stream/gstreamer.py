@@ -19,7 +19,7 @@ from camscribe.runtime.errors import SourceError
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.stream.child import Child
 from camscribe.runtime.stream.frame import Frame
-from camscribe.runtime.stream.uri import SourceUri
+from camscribe.runtime.stream.uri import SourceUri, redact
 
 _NAME = "camscribe"
 _CAPS = re.compile(rf"GstIdentity:{_NAME}\.GstPad:src: caps = video/x-raw.*width=\(int\)(\d+).*height=\(int\)(\d+)")
@@ -140,7 +140,7 @@ class GstSource:
             text = re.sub(r"^(WARNING: )?(ERROR: )?(from element \S+?(\w+): )?", r"\4: ", text).removeprefix(": ")
             if "nvarguscamerasrc" in text:
                 text += "; that is NVIDIA's for a Jetson's CSI cameras, elsewhere see gst:// and v4l2://"
-            raise SourceError(f"{self._name}: {text:.300}")
+            raise SourceError(f"{self._name}: {redact(text):.300}")
 
     def _hear(self, line: str | None) -> None:
         """Takes a line of gst-launch; runs in the child's thread."""

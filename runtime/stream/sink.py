@@ -74,7 +74,7 @@ class Sink(Protocol):
         """
 
     def frame(self, frame: Frame) -> None:
-        """Takes a captured frame, captioned or not."""
+        """Takes a captured frame, captioned or not. Of a source that waits, a frame comes after its own caption."""
 
     def caption(self, item: Captioned) -> None:
         """Takes a caption."""

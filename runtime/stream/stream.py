@@ -91,7 +91,7 @@ class CaptionStream:
         self._tally = Tally()
         self._deliveries = [Delivery(sink, self, self._report, waits=False) for sink in sinks]
         self._capture: Capture | None = None
-        self._turn, self._lock = threading.Lock(), threading.Lock()
+        self._opening, self._turn, self._lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._stop, self._going = threading.Event(), threading.Event()
         self._going.set()
         self._ended = False
@@ -110,20 +110,23 @@ class CaptionStream:
             SinkError: a sink cannot work.
             EngineError: a library is missing.
         """
-        with self._lock:
+        with self._opening:
             if self._capture is not None or self._ended:
                 return
-            self._capture = capture = Capture(
-                self._open_source, self._tally, self._report, self._show, reopens=self._reopens
-            )
-        try:
-            for delivery in self._deliveries:
-                delivery.waits = not capture.live
-                delivery.open()
-        except BaseException:
-            self.close()
-            raise
-        capture.start()
+            capture = Capture(self._open_source, self._tally, self._report, self._show, reopens=self._reopens)
+            with self._lock:
+                self._capture = capture
+            if self._stop.is_set():  # closed meanwhile
+                capture.close(_CLOSE_S)
+                return
+            try:
+                for delivery in self._deliveries:
+                    delivery.waits = not capture.live
+                    delivery.open()
+            except BaseException:
+                self.close()
+                raise
+            capture.start()
 
     def __iter__(self) -> Iterator[Captioned]:
         return self

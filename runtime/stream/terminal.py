@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 
@@ -48,7 +49,8 @@ class TerminalSink:
     def counts(self, counts: Counts) -> None:
         """Shows the counters below the captions, on a terminal."""
         if self._live:
-            self._status = f"{counts.captioned_per_s:.1f} captions/s of {counts.captured_per_s:.1f}  {counts.line()}"
+            status = f"{counts.captioned_per_s:.1f} captions/s of {counts.captured_per_s:.1f}  {counts.line()}"
+            self._status = status[: shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be taken away
             sys.stderr.write(f"\r\x1b[K{self._status}")
             sys.stderr.flush()
 

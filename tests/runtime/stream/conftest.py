@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import io
@@ -59,8 +60,11 @@ def jpeg(width: int = 64, height: int = 48, level: int = 100) -> bytes:
 class MjpegCamera:
     """A real web server that gives MJPEG; ``stop`` pulls its plug, ``start`` brings it back on the same port."""
 
-    def __init__(self, pictures: Callable[[], Iterator[bytes]], *, length: bool = True) -> None:
+    def __init__(
+        self, pictures: Callable[[], Iterator[bytes]], *, length: bool = True, login: str | None = None
+    ) -> None:
         self._pictures, self._length = pictures, length
+        self._login = login and f"Basic {base64.b64encode(login.encode()).decode()}"
         self._server: http.server.ThreadingHTTPServer | None = None
         self._sockets: list[socket.socket] = []
         self.port = 0
@@ -78,6 +82,11 @@ class MjpegCamera:
                 camera._sockets.append(self.connection)
                 if self.path != "/stream.mjpg":
                     self.send_error(404)
+                    return
+                if camera._login and self.headers["Authorization"] != camera._login:
+                    self.send_response(401)
+                    self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                    self.end_headers()
                     return
                 self.send_response(200)
                 self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")

@@ -240,6 +240,17 @@ def test_wrong_answers_of_a_server(make_camera: Callable[..., MjpegCamera], endl
             frames(open_source(url))
 
 
+def test_a_camera_with_a_login(make_camera: Callable[..., MjpegCamera]) -> None:
+    camera = make_camera(lambda: iter([jpeg()] * 3), login="me:pass@word")
+    with_login = camera.url.replace("://", "://me:pass%40word@")
+    assert len(until_lost(open_source(with_login))[0]) == 3
+    for url in (camera.url, with_login.replace("word", "wurd")):
+        found, (said,) = until_lost(open_source(url))
+        assert found == []
+        assert said.endswith("/stream.mjpg: the server answers 401 Unauthorized")
+        assert "wurd" not in said
+
+
 def test_a_capturing_process_that_dies_is_a_lost_camera(make_camera: Callable[..., MjpegCamera], endless: Any) -> None:
     source = open_source(make_camera(endless).url)
     assert source.read() is not None
