@@ -38,6 +38,8 @@ class Live:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._sockets: set[web.WebSocketResponse] = set()
+        self._transports: set[asyncio.Transport] = set()
+        """Of those who watch ``/stream.mjpg``."""
         self._newest_part: tuple[Picture, bytes] | None = None
 
     async def live(self, request: web.Request) -> web.StreamResponse:
@@ -51,6 +53,7 @@ class Live:
         )
         if not socket.can_prepare(request):
             return problem(400, "/live is a WebSocket; for a browser there is /, for programs /stream.mjpg")
+        transport = request.transport
         await socket.prepare(request)
         ready = asyncio.Event()
         self._sockets.add(socket)
@@ -71,7 +74,8 @@ class Live:
                 for sender in senders:
                     sender.cancel()
                 await asyncio.gather(*senders, return_exceptions=True)
-                _cut_off(request)
+                if transport is not None:
+                    transport.abort()
         return socket
 
     async def mjpeg(self, request: web.Request) -> web.StreamResponse:
@@ -83,12 +87,17 @@ class Live:
         response = web.StreamResponse(
             headers={"Content-Type": f"multipart/x-mixed-replace; boundary={_BOUNDARY}", "Connection": "close"}
         )
+        transport = request.transport
         await response.prepare(request)
+        if transport is None:  # gone already
+            return response
+        self._transports.add(transport)
         try:
             with self._hub.viewer("mjpeg"), contextlib.suppress(ConnectionError):
-                await self._send_parts(request, response)
+                await self._send_parts(transport, response)
         finally:
-            _cut_off(request)
+            self._transports.discard(transport)
+            transport.abort()  # what it did not take would hold up the end
         return response
 
     async def frame(self, request: web.Request) -> web.Response:
@@ -118,17 +127,17 @@ class Live:
         )
 
     async def close(self) -> None:
-        """Tells all pages that the stream ends. The others are cut off by the server."""
+        """Tells all pages that the stream ends, and cuts off the others."""
         from aiohttp import WSCloseCode
 
+        for transport in list(self._transports):
+            transport.abort()
         goodbyes = [each.close(code=WSCloseCode.GOING_AWAY, message=b"the stream ended") for each in self._sockets]
         if goodbyes:
             await asyncio.wait([asyncio.ensure_future(each) for each in goodbyes], timeout=GOODBYE_S)
 
-    async def _send_parts(self, request: web.Request, response: web.StreamResponse) -> None:
-        transport, loop = request.transport, asyncio.get_running_loop()
-        if transport is None:  # gone already
-            return
+    async def _send_parts(self, transport: asyncio.Transport, response: web.StreamResponse) -> None:
+        loop = asyncio.get_running_loop()
         # A browser shows a picture when it sees the line after it, so that line is sent along.
         await response.write(f"--{_BOUNDARY}\r\n".encode())
         async for picture in self._hub.pictures.stream():
@@ -174,9 +183,3 @@ class Live:
 
     def _full(self) -> web.Response:
         return problem(503, f"{MAX_VIEWERS} viewers look already; try again later", {"Retry-After": "10"})
-
-
-def _cut_off(request: web.Request) -> None:
-    """Ends a connection without waiting for what its viewer did not take."""
-    if request.transport is not None:
-        request.transport.abort()

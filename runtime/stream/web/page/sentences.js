@@ -1,16 +1,17 @@
-// The n best sentences, each with its score and a bar: its probability beside that of the likeliest.
+// The n best sentences, each with its score and a bar: how likely it is beside the best, were both as long as that.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 export function list(parent, hypotheses) {
   while (parent.children.length > hypotheses.length) parent.lastChild.remove();
   while (parent.children.length < hypotheses.length) parent.append(row());
-  const likeliest = Math.max(...hypotheses.map((each) => each.log_prob));
-  hypotheses.forEach(({ text, score, log_prob, truncated }, index) => {
+  const [best] = hypotheses, words = (best?.text.split(" ").length ?? 0) + 1; // the end of the sentence counts
+  hypotheses.forEach(({ text, score, truncated }, index) => {
     const item = parent.children[index];
     item.querySelector(".text").textContent = text + (truncated ? " …" : "");
     item.querySelector(".score").textContent = score.toFixed(2);
-    item.querySelector(".fill").setAttribute("width", String(100 * Math.exp(log_prob - likeliest)));
+    const part = Math.min(1, Math.exp((score - best.score) * words)); // scores are logarithms, for each word
+    item.querySelector(".fill").setAttribute("width", String(100 * part));
   });
 }
 

@@ -71,6 +71,11 @@ class Visit:
         return float(np.ptp(self.pixels()[:, :3], axis=1).mean())
 
 
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> None:
+    """The stream serves all tests here; that one leaves no thread is shown in ``test_sink``."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
