@@ -182,7 +182,7 @@ def update_enhancer(folder: Path, quality: dict[str, Any], cpu_precision: str | 
 
 
 def calibration_pixels(folder: Path | None, data: DataConfig, scale: int) -> list[Pixels]:
-    """Small images, ``CALIBRATED`` pixels square: middles of reduced photographs, spread evenly over a folder or the training data.
+    """Small images, ``CALIBRATED`` pixels square: middles of photographs, of a folder or of the training data, reduced.
 
     Raises:
         DataError: there are none.
