@@ -210,6 +210,7 @@ def provenance(checkpoint: Checkpoint) -> dict[str, Any]:
         "data": {key: v for key, v in table["data"].items() if key != "root"} | checkpoint.meta.get("data", {}),
         "features": {"network": config.features.network, "weights": Path(config.features.weights).name},
         "seed": config.seed,
+        "averaged": checkpoint.meta.get("averaged", []),
         "blended": checkpoint.meta.get("blended", []),
         "stages": {stage["name"]: stage for stage in table["stage"]},
         "history": {
