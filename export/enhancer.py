@@ -39,7 +39,7 @@ from camscribe.train.superres.weights import config_of
 SMALLEST = 8
 """Rows and columns that an image must have: below that, nearly all a pixel is made of lies outside the picture."""
 CALIBRATION_IMAGES = 24
-_CALIBRATED = 64
+CALIBRATED = 64
 """Rows and columns of the small calibration images."""
 _LEVELS = 1
 """Of 255, that a pixel of the float32 graph may be off: two orders of summation may round differently."""
@@ -67,6 +67,7 @@ def export_enhancer(
     target: Path,
     *,
     name: str,
+    parity_image: Pixels,
     calibration: list[Pixels],
     quality: dict[str, Any],
     cpu_precision: str,
@@ -79,8 +80,8 @@ def export_enhancer(
         variants: by name, the default first: where it comes from and its generator, all of one configuration.
         target: the bundle's folder.
         name: of the bundle.
-        calibration: small images uint8 [h, w, 3] of one size, on which int8 is calibrated and all graphs are compared;
-            the first lies in the bundle.
+        parity_image: a small image uint8 [h, w, 3], which lies in the bundle.
+        calibration: more of that size, on which int8 is calibrated and all graphs are compared.
         quality: measured scores.
         cpu_precision: what CPUs take.
         fp16: write half-precision graphs.
@@ -99,7 +100,7 @@ def export_enhancer(
     for variant, (_, generator) in variants.items():
         if generator.config != config:
             raise DataError(f"variant {variant} is of another generator than {default}; expected the same [model]")
-    stack = np.stack(calibration)
+    stack = np.stack([parity_image, *calibration])
     graphs: dict[str, dict[str, GraphSpec]] = {}
     figures: dict[str, dict[str, Any]] = {}
     shown: dict[str, str] = {}
@@ -181,7 +182,7 @@ def update_enhancer(folder: Path, quality: dict[str, Any], cpu_precision: str | 
 
 
 def calibration_pixels(folder: Path | None, data: DataConfig, scale: int) -> list[Pixels]:
-    """Small images, [64, 64, 3] each: middles of reduced photographs, spread evenly over a folder or the training data.
+    """Small images, ``CALIBRATED`` pixels square: middles of photographs, of a folder or of the training data, reduced.
 
     Raises:
         DataError: there are none.
@@ -193,10 +194,10 @@ def calibration_pixels(folder: Path | None, data: DataConfig, scale: int) -> lis
     made = []
     for path in chosen:
         small = pair(path.name, images.read(path), scale).small
-        top, left = ((size - _CALIBRATED) // 2 for size in small.shape[:2])
+        top, left = ((size - CALIBRATED) // 2 for size in small.shape[:2])
         if min(top, left) < 0:
-            raise DataError(f"{path}: too small; expected {_CALIBRATED * scale} pixels or more in each axis")
-        made.append(np.ascontiguousarray(small[top : top + _CALIBRATED, left : left + _CALIBRATED]))
+            raise DataError(f"{path}: too small; expected {CALIBRATED * scale} pixels or more in each axis")
+        made.append(np.ascontiguousarray(small[top : top + CALIBRATED, left : left + CALIBRATED]))
     return made
 
 
@@ -209,6 +210,7 @@ def provenance(checkpoint: Checkpoint) -> dict[str, Any]:
         "data": {key: v for key, v in table["data"].items() if key != "root"} | checkpoint.meta.get("data", {}),
         "features": {"network": config.features.network, "weights": Path(config.features.weights).name},
         "seed": config.seed,
+        "averaged": checkpoint.meta.get("averaged", []),
         "blended": checkpoint.meta.get("blended", []),
         "stages": {stage["name"]: stage for stage in table["stage"]},
         "history": {

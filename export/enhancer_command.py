@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from camscribe.export.enhancer import calibration_pixels, export_enhancer, update_enhancer
+from camscribe.export.enhancer import CALIBRATED, calibration_pixels, export_enhancer, update_enhancer
+from camscribe.export.photographs import parity_images
 from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.pixels import PixelSpec
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.superres.weights import blend, config_of, load_generator
 
-_CAPTIONERS = ("beams", "length_penalty", "max_words", "stop", "parity_images", "ranges", "int8_encoder", "add")
+_CAPTIONERS = ("beams", "length_penalty", "max_words", "stop", "ranges", "int8_encoder", "add")
 
 
 def export(checkpoint: Checkpoint, file: Path, options: argparse.Namespace) -> int:
@@ -28,6 +30,7 @@ def export(checkpoint: Checkpoint, file: Path, options: argparse.Namespace) -> i
         variants,
         options.out,
         name=options.name or options.out.name,
+        parity_image=parity_images(options.parity_images, PixelSpec(CALIBRATED, CALIBRATED, "crop"))[0],
         calibration=calibration_pixels(options.calibration, config.data, config.model.scale),
         quality=read_quality(options.quality),
         cpu_precision=options.cpu_precision or "float32",

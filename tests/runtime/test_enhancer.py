@@ -39,7 +39,7 @@ def test_the_shipped_enhancer_is_small_and_whole() -> None:
     assert size <= 3_000_000
     assert set(bundle.manifest.variants) == {"psnr", "gan"}
     assert all(set(graphs) == {"float32", "fp16", "int8"} for graphs in bundle.manifest.variants.values())
-    assert "/" not in json.dumps(bundle.manifest.provenance).replace("1/4", "")
+    assert '"/' not in json.dumps(bundle.manifest.provenance), "a path of the machine it was made on"
 
 
 @pytest.mark.parametrize("variant", ["psnr", "gan"])

@@ -38,7 +38,7 @@ def average(paths: Sequence[Path]) -> Checkpoint:
     checkpoints = [Checkpoint.load(path) for path in paths]
     weights = [{**checkpoint.of("model."), **checkpoint.of("average.")} for checkpoint in checkpoints]
     for path, checkpoint, tensors in zip(paths, checkpoints, weights, strict=True):
-        same = checkpoint.meta["vocabulary"] == checkpoints[0].meta["vocabulary"]
+        same = checkpoint.meta.get("vocabulary") == checkpoints[0].meta.get("vocabulary")
         shapes = {name: value.shape for name, value in tensors.items()}
         if not same or shapes != {name: value.shape for name, value in weights[0].items()}:
             raise DataError(
