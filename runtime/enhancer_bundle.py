@@ -185,7 +185,10 @@ def _contradictions(manifest: EnhancerManifest) -> list[str]:
                 for name in (graph.file, *graph.external)
                 if name not in manifest.files
             ]
-            problems += [f"variant {variant:.60}: {line}" for line in graph.differences(inputs, outputs)]
+            if (graph.inputs, graph.outputs) != (inputs, outputs):
+                found = " ".join(map(str, (*graph.inputs, *graph.outputs)))
+                expected = " ".join(map(str, (*inputs, *outputs)))
+                problems.append(f"variant {variant:.60}, {precision:.60}: has {found:.300}; expected {expected}")
         if variant not in manifest.parity.enhanced:
             problems.append(f"parity lacks variant {variant:.60}")
     return problems

@@ -70,7 +70,12 @@ def open_enhancer(captioner: Captioner, options: argparse.Namespace) -> contextl
     from camscribe.runtime.enhancer import Enhancer
 
     backend: Literal["auto", "cpu"] = "cpu" if options.backend == "cpu" else "auto"
-    enhancer = Enhancer.load(options.enhancer, backend, threads=options.threads)
+    from camscribe.runtime.enhancer_bundle import EnhancerBundle
+
+    # A captioner gains from sharp edges, not from the least error: see docs/enhance.md.
+    variants = EnhancerBundle.load(options.enhancer, "cpu").manifest.variants
+    variant = "gan" if "gan" in variants else None
+    enhancer = Enhancer.load(options.enhancer, backend, threads=options.threads, variant=variant)
     captioner.enhance_below(options.enhance, enhancer)
     return enhancer
 
