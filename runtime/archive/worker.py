@@ -225,10 +225,14 @@ class _Image(NamedTuple):
     open: Callable[[], BinaryIO]
 
 
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
 def _files(root: Path, unit: Files) -> Iterator[_Image]:
     for name in unit.names:
         path = root / name
-        yield _Image({"file": shown(name)}, str(path), partial(path.open, "rb"))
+        yield _Image({"file": shown(name)}, str(path), partial(_opened, path))
 
 
 def _members(root: Path, unit: Members) -> Iterator[_Image]:
@@ -250,19 +254,19 @@ def _members(root: Path, unit: Members) -> Iterator[_Image]:
                 name = f"{path}/{member.name}"
                 try:
                     content = _content(tar, member, name)
-                except SourceError as error:
-                    yield _Image(row(at, member.name), name, partial(broken, error))
+                except SourceError as unreadable:
+                    yield _Image(row(at, member.name), name, partial(broken, unreadable))
                 else:
                     yield _Image(row(at, member.name), name, partial(io.BytesIO, content))
                 index = at + 1
             if index == unit.stop:
                 return
-        error = SourceError(f"{path}: has fewer images than before")
-    except SourceError as caught:
-        error = caught
+        changed = SourceError(f"{path}: has fewer images than before")
+    except SourceError as error:
+        changed = error
     # The headers were read before, so the file has changed since.
     for at in range(index, unit.stop):
-        yield _Image(row(at, None), str(path), partial(broken, error))
+        yield _Image(row(at, None), str(path), partial(broken, changed))
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
