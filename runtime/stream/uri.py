@@ -20,6 +20,7 @@ from camscribe.runtime.errors import OptionError, SourceError
 from camscribe.runtime.stream.plugs import Plug
 from camscribe.runtime.stream.source import Source
 
+_WAIT = "seconds to wait for the topic (default: 5; inf: for ever)"
 _PLAYBACK = {
     "realtime": "1 plays at the recorded pace and drops what nobody takes; else the file waits for the captioner",
     "loop": "1 begins again at the end",
@@ -103,13 +104,13 @@ SCHEMES: dict[str, Scheme] = {
         _ours("dds", "ros2"),
         "ros2://camera/image_raw",
         "a ROS 2 topic with images, over DDS; no ROS needed",
-        {"domain": "ROS_DOMAIN_ID (default: the environment's, else 0)"},
+        {"domain": "ROS_DOMAIN_ID (default: the environment's, else 0)", "wait": _WAIT},
     ),
     "zenoh": Scheme(
         _ours("zenoh", "zenoh"),
         "zenoh://camera/image_raw?connect=tcp/robot:7447",
         "a Zenoh key with images",
-        {"connect": "a router's or peer's endpoint", "mode": "peer or client"},
+        {"connect": "a router's or peer's endpoint", "mode": "peer or client", "wait": _WAIT},
     ),
     "test": Scheme(
         _ours("synthetic"),
