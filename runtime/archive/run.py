@@ -276,7 +276,8 @@ def _import_ray() -> ModuleType:
 
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    return ray
+    module: ModuleType = ray
+    return module
 
 
 @contextlib.contextmanager
