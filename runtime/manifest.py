@@ -18,6 +18,7 @@ from camscribe.runtime.search import SearchOptions
 SCHEMA = 1
 """Version of the manifest this release writes."""
 
+KINDS = ("captioner", "enhancer")
 Graph = Literal["encoder", "decoder"]
 Device = Literal["cpu", "cuda"]
 
@@ -170,8 +171,8 @@ def parse_manifest(text: str, kind: str) -> dict[str, Any]:
             f"bundle.json has schema {value['schema']}; this release reads schema {SCHEMA}: "
             f"{'upgrade camscribe' if value['schema'] > SCHEMA else 'export the bundle again'}"
         )
-    if value.get("kind") != kind:
-        raise BundleError(f"bundle.json is of kind {value.get('kind')!r:.40}; expected {kind!r}")
+    if value.get("kind") in KINDS and value["kind"] != kind:
+        raise BundleError(f"bundle.json is of kind {value['kind']!r}; expected {kind!r}")
     return value
 
 

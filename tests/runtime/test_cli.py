@@ -75,7 +75,11 @@ def test_help_and_version(run: Run) -> None:
     ("arguments", "expected"),
     [
         (["captoin"], "did you mean caption?"),
+<<<<<<< HEAD
         (["fly"], "expected caption, stream, info"),
+=======
+        (["fly"], "expected caption, enhance, info"),
+>>>>>>> sr
         (["--verbose"], "'--verbose' is not a command"),
         (["caption"], "required: IMAGE; see camscribe caption --help"),
         (["caption", "a.jpg", "--beams", "many"], "invalid int value: 'many'"),
@@ -113,7 +117,7 @@ def test_json_lines_hold_everything(caption: Run, photos: Path, toy_bundle: Bund
         assert entry["log_prob"] == pytest.approx(wanted.log_prob, rel=1e-5)
         assert [item["caption"] for item in entry["hypotheses"]] == [item.text for item in wanted.hypotheses]
         np.testing.assert_allclose(np.array(entry["attention"]).reshape(-1, 2, 2), wanted.attention, atol=1e-4)
-        assert set(entry["timings_ms"]) == {"read", "reduce", "encode", "decode", "words", "total"}
+        assert set(entry["timings_ms"]) == {"read", "enhance", "reduce", "encode", "decode", "words", "total"}
         assert (entry["backend"], entry["precision"], entry["bundle"]) == ("cpu", "float32", "toy")
         with Image.open(entry["picture"]) as picture:
             assert picture.width == 800
