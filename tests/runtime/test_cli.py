@@ -75,11 +75,7 @@ def test_help_and_version(run: Run) -> None:
     ("arguments", "expected"),
     [
         (["captoin"], "did you mean caption?"),
-<<<<<<< HEAD
-        (["fly"], "expected caption, stream, info"),
-=======
-        (["fly"], "expected caption, enhance, info"),
->>>>>>> sr
+        (["fly"], "expected caption, stream, archive"),
         (["--verbose"], "'--verbose' is not a command"),
         (["caption"], "required: IMAGE; see camscribe caption --help"),
         (["caption", "a.jpg", "--beams", "many"], "invalid int value: 'many'"),
