@@ -111,7 +111,7 @@ def score(tutorial: Tutorial, photo: np.ndarray, tokens: list[int], options: Sea
 def test_the_exported_tutorial_gives_our_captions(
     bundle: Bundle, exported_files: tuple[Path, Path], photos: np.ndarray
 ) -> None:
-    """But where two beams of this random model tie (one of the cases does, in the fifth digit) and another is dropped."""
+    """But where two beams of this random model tie (one case does, in the fifth digit) and another is dropped."""
     tutorial, equal = bundle_weights.read(bundle).tutorial(), 0
     for options in OPTIONS.values():
         for tuned in (False, True):
