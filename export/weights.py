@@ -95,7 +95,7 @@ def store_half(model: onnx.ModelProto, store: StoredWeights) -> None:
             weight.CopyFrom(store.add(weight.name, numpy_helper.to_array(weight)))
 
 
-def share_weights(model: onnx.ModelProto, store: WeightFile | Inline) -> None:
+def share_weights(model: onnx.ModelProto, store: WeightFile | StoredWeights | Inline) -> None:
     """Stores the large float32 weights of a graph in half precision, and casts them back where they are used.
 
     A table of which only rows are read (``Gather``) stays as it is stored; the rows are cast.

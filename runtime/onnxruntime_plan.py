@@ -170,8 +170,13 @@ class Plan:
         # A search looks after every step, and making the views takes longer than reading them.
         look = self._looks[steps]
         if look is None:
-            rows = (trace.token, trace.parent, trace.score, trace.ended_score, trace.ended_parent)
-            look = self._looks[steps] = Trace(*(each[1:end] for each in rows))
+            look = self._looks[steps] = Trace(
+                trace.token[1:end],
+                trace.parent[1:end],
+                trace.score[1:end],
+                trace.ended_score[1:end],
+                trace.ended_parent[1:end],
+            )
         if not attention or trace.attention is None:
             return look
         self._attention.download()
