@@ -170,9 +170,10 @@ def count(name: str, arguments: Mapping[str, Any], time_ms: float) -> Node:
             macs = out * _summed_over(matrices[0][1], right, results[0][1])
     if not macs:
         return Node(name, kind, 0, "float32", 0, 0, time_ms)
-    weights = _size(matrices[1])
-    rate = "int8" if matrices[1][0] in ("int8", "uint8") else "float32"
-    return Node(name, kind, macs, rate, _size(matrices[0]) + _size(results[0]), weights, time_ms)
+    # Of two factors the weight stands on the right, but for a row (``export/columns.py``), which has fewer axes.
+    passed, weight = matrices[:2] if len(matrices[0][1]) >= len(matrices[1][1]) else matrices[1::-1]
+    rate = "int8" if weight[0] in ("int8", "uint8") else "float32"
+    return Node(name, kind, macs, rate, _size(passed) + _size(results[0]), _size(weight), time_ms)
 
 
 def _summed_over(left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...]) -> int:

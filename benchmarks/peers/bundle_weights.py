@@ -80,6 +80,8 @@ def _named(path: Path) -> Iterator[tuple[str, Array]]:
             yield name, array
     added = {name: node.input for node in model.graph.node if node.op_type == "Add" for name in node.input}
     for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[0] in held:
+            yield "decoder.energy.weight", held[node.input[0]]  # a row, see ``export/columns.py``
         if node.op_type != "MatMul" or node.input[1] not in held:
             continue
         matrix = held[node.input[1]].T
