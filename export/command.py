@@ -29,44 +29,18 @@ from camscribe.train.checkpoint import Checkpoint
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(argv)
-    if options.update is not None and options.checkpoint is None and kind_of(options.update) == "enhancer":
-        return enhancer_command.update(options)
-    checkpoint = None
-    if options.checkpoint is not None and options.out is not None and options.update is None:
-        file = options.checkpoint / "best.safetensors" if options.checkpoint.is_dir() else options.checkpoint
-        checkpoint = Checkpoint.load(file)
-        if checkpoint.task == "super_resolution":
-            return enhancer_command.export(checkpoint, file, options)
+    _check(options)
+    if options.update is not None:
+        return _update(options)
+    file = options.checkpoint / "best.safetensors" if options.checkpoint.is_dir() else options.checkpoint
+    checkpoint = Checkpoint.load(file)
+    if checkpoint.task == "super_resolution":
+        return enhancer_command.export(checkpoint, file, options)
     if options.gan is not None:
         raise OptionError("--gan is an enhancer's; expected a generator's checkpoint with it")
     quality = _quality(options.quality)
     if options.ranges is not None:
         make_folder(options.ranges.parent, "--ranges")
-    if options.update is not None:
-        if options.checkpoint is not None or options.out is not None:
-            raise OptionError(
-                "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add, --renew"
-            )
-        if options.ranges is not None and options.add is None:
-            raise OptionError("--ranges shows the numbers of half-precision graphs; give it --add fp16 too")
-        added = update_bundle(
-            options.update, quality, options.cpu_precision, options.add, options.calibration, renew=options.renew
-        )
-        if added is not None:
-            print(f"fp16: {_line(added.figures)}")
-            _write_ranges(options.ranges, added.ranges)
-        print(f"updated {options.update}")
-        return 0
-    if options.renew:
-        raise OptionError("--renew rewrites the graphs of a bundle; name it with --update BUNDLE")
-    if options.add is not None:
-        raise OptionError("--add adds to a bundle; name it with --update BUNDLE")
-    if options.no_fp16 and options.ranges is not None:
-        raise OptionError("--ranges shows the numbers of half-precision graphs; leave out --no-fp16, or it")
-    if options.no_int8 and (options.int8_encoder or options.cpu_precision == "int8"):
-        raise OptionError("--no-int8 writes no int8 graphs; leave out --int8-encoder and --cpu-precision int8, or it")
-    if checkpoint is None:
-        raise OptionError("expected a checkpoint and --out BUNDLE; see camscribe export --help")
     config = checkpoint.config
     spec = PixelSpec(config.model.image_height, config.model.image_width, config.model.fit)
     search = SearchOptions(
@@ -96,6 +70,44 @@ def main(argv: Sequence[str]) -> int:
     for precision, values in exported.figures.items():
         print(f"{precision}: {_line(values)}")
     print(f"wrote {options.out}, {sum(path.stat().st_size for path in options.out.iterdir()) / 1e6:.1f} MB")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses options that do not go together, before anything is read."""
+    if options.update is not None:
+        if options.checkpoint is not None or options.out is not None:
+            raise OptionError(
+                "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add, --renew"
+            )
+        if options.ranges is not None and options.add is None:
+            raise OptionError("--ranges shows the numbers of half-precision graphs; give it --add fp16 too")
+        return
+    if options.renew:
+        raise OptionError("--renew rewrites the graphs of a bundle; name it with --update BUNDLE")
+    if options.add is not None:
+        raise OptionError("--add adds to a bundle; name it with --update BUNDLE")
+    if options.no_fp16 and options.ranges is not None:
+        raise OptionError("--ranges shows the numbers of half-precision graphs; leave out --no-fp16, or it")
+    if options.no_int8 and (options.int8_encoder or options.cpu_precision == "int8"):
+        raise OptionError("--no-int8 writes no int8 graphs; leave out --int8-encoder and --cpu-precision int8, or it")
+    if options.checkpoint is None or options.out is None:
+        raise OptionError("expected a checkpoint and --out BUNDLE; see camscribe export --help")
+
+
+def _update(options: argparse.Namespace) -> int:
+    if kind_of(options.update) == "enhancer":
+        return enhancer_command.update(options)
+    quality = _quality(options.quality)
+    if options.ranges is not None:
+        make_folder(options.ranges.parent, "--ranges")
+    added = update_bundle(
+        options.update, quality, options.cpu_precision, options.add, options.calibration, renew=options.renew
+    )
+    if added is not None:
+        print(f"fp16: {_line(added.figures)}")
+        _write_ranges(options.ranges, added.ranges)
+    print(f"updated {options.update}")
     return 0
 
 
