@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.cuda.nodes import GPU_NODES
 from camscribe.runtime.errors import EngineError, NoEngineError, OptionError
 from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.manifest import Device
@@ -27,8 +28,6 @@ Backend = Literal["auto", "cpu", "cuda", "cuda-graph", "tensorrt", "ort-tensorrt
 """``cuda`` is ONNX Runtime on a GPU, ``cuda-graph`` the same with each step recorded as a CUDA graph, ``ort-tensorrt``
 ONNX Runtime with its own TensorRT provider, ``tensorrt`` our executor on engines made by ``camscribe build``."""
 
-GPU_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvhost-ctrl-gpu", "/dev/nvgpu")
-"""Device files of NVIDIA's drivers, on cards and on Jetsons. A container may be given another GPU than number 0."""
 _LOG = logging.getLogger(__name__)
 
 

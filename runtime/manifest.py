@@ -218,6 +218,7 @@ def _contradictions(manifest: Manifest) -> list[str]:
     needed = {"vocab.txt"}.union(*(manifest.files_of(precision) for precision in manifest.precisions))
     problems += [f"files lacks {name:.60}" for name in sorted(needed - set(manifest.files))]
     for precision, pair in manifest.precisions.items():
+        problems += [f"precision {precision:.60}: {line}" for line in _size_problems(pair)]
         problems += [f"precision {precision:.60}: {line}" for line in _interface_problems(manifest, pair)]
     for precision, tokens in manifest.parity.tokens.items():
         if precision not in manifest.precisions or len(tokens) != len(manifest.parity.images):
@@ -225,6 +226,16 @@ def _contradictions(manifest: Manifest) -> list[str]:
         elif any(not 0 <= token < manifest.vocabulary_size for caption in tokens for token in caption):
             problems.append(f"parity.tokens of {precision:.60} hold ids outside the vocabulary")
     return problems
+
+
+def _size_problems(pair: GraphPair) -> list[str]:
+    """Tensors with sizes that none has."""
+    specs = (*pair.encoder.inputs, *pair.encoder.outputs, *pair.decoder.inputs, *pair.decoder.outputs)
+    return [
+        f"tensor {spec} has sizes that none has"
+        for spec in specs
+        if any(isinstance(size, int) and not 1 <= size < 10**12 for size in spec.shape)
+    ]
 
 
 def _interface_problems(manifest: Manifest, pair: GraphPair) -> list[str]:

@@ -77,7 +77,7 @@ def test_a_documented_command_exists(words: list[str]) -> None:
         module = arguments[arguments.index("-m") + 1]
         assert (REPOSITORY / (module.removeprefix("camscribe.").replace(".", "/") + ".py")).is_file()
     else:
-        common = {"cd", "export", "git", "source", ".", "ls", "cat", "python3", "sudo", "ros2"}
+        common = {"cd", "export", "git", "source", ".", "ls", "cat", "python3", "sudo", "ros2", "ffplay"}
         assert program in common or shutil.which(program), f"unknown: {program}"
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from camscribe.runtime.cuda.nodes import GPU_NODES
 from camscribe.runtime.doctor.machine import Machine
 from camscribe.runtime.doctor.report import Item
-from camscribe.runtime.executor import GPU_NODES
 
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"

@@ -177,7 +177,10 @@ class CaptionStream:
     def _caption(self, frame: Frame) -> Captioned | None:
         """Captions a frame and hands it to the sinks; None if that cannot be done."""
         began = time.monotonic()
-        self._due = max(self._due + self._interval_s, began)
+        # On the beat, but for one that was missed: then a whole interval from here.
+        self._due += self._interval_s
+        if self._due <= began:
+            self._due = began + self._interval_s
         try:
             if self._enhance is not None:
                 frame = self._enhance(frame)
