@@ -90,7 +90,7 @@ def held() -> dict[str, Any]:
     return {
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "native_threads": len(list(Path("/proc/self/task").iterdir())),
-        "files": sorted(name for name in files if "/fd" not in name),
+        "files": sorted(name.replace(str(Path.home()), "~") for name in files if "/fd" not in name),
         "children": len(children),
     }
 
