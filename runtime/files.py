@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from camscribe.runtime.errors import OptionError, SourceError
@@ -43,3 +45,23 @@ def write_atomically(path: Path, content: bytes) -> None:
                 partial.unlink()
     except OSError as error:
         raise SourceError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def own_names(files: Sequence[Path], suffix: str) -> list[str]:
+    """A name of its own for what is made of each file, never that of the file itself.
+
+    Args:
+        files: of any folders, so that some may have the same name.
+        suffix: behind each file's stem, such as ``.caption.jpg``.
+    """
+    taken: set[str] = set()
+    counts: Counter[str] = Counter()
+    names = []
+    for path in files:
+        name = f"{path.stem}{suffix}"
+        while name.lower() in taken:
+            counts[path.stem.lower()] += 1
+            name = f"{path.stem}-{counts[path.stem.lower()] + 1}{suffix}"
+        taken.add(name.lower())
+        names.append(name)
+    return names

@@ -7,7 +7,6 @@ import importlib
 import json
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from camscribe.runtime.commands.arguments import (
     search_changes,
 )
 from camscribe.runtime.errors import OptionError, SourceError
-from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.files import make_folder, own_names, write_atomically
 from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
 from camscribe.runtime.images import expand, read
 from camscribe.runtime.progress import ProgressBar
@@ -98,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Namespace) -> int:
     """Captions and prints; returns how many files failed."""
     search = captioner.options(options.ban, **search_changes(options), **guided_changes(options))
-    names = _picture_names(files)
+    names = own_names(files, ".caption.jpg")
     table = None if options.json else _Table(files)
     failed = 0
     with ProgressBar("captioned", len(files)) as bar:
@@ -135,21 +134,6 @@ def _draw(
     except SourceError as error:
         return error
     return caption
-
-
-def _picture_names(files: list[Path]) -> list[str]:
-    """A name of its own for the picture of each file, never that of the file itself."""
-    taken: set[str] = set()
-    counts: Counter[str] = Counter()
-    names = []
-    for path in files:
-        name = f"{path.stem}.caption.jpg"
-        while name.lower() in taken:
-            counts[path.stem.lower()] += 1
-            name = f"{path.stem}-{counts[path.stem.lower()] + 1}.caption.jpg"
-        taken.add(name.lower())
-        names.append(name)
-    return names
 
 
 def _as_json(

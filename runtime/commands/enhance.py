@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +13,7 @@ from typing import Any, get_args
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.enhancer import TILE, Backend, Enhanced, Enhancer
 from camscribe.runtime.errors import SourceError
-from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.files import make_folder, own_names, write_atomically
 from camscribe.runtime.images import expand
 from camscribe.runtime.progress import ProgressBar
 
@@ -85,9 +84,10 @@ def _enhance_all(enhancer: Enhancer, files: list[Path], options: argparse.Namesp
     """Enhances and prints; returns how many files failed."""
     table = None if options.json else _Table(files)
     failed = 0
+    names = own_names(files, f".x{enhancer.scale}.png")
     with ProgressBar("enhanced", len(files)) as bar:
         results = enhancer.enhance_each(files)
-        for done, (path, name, result) in enumerate(zip(files, _names(files, enhancer.scale), results, strict=True), 1):
+        for done, (path, name, result) in enumerate(zip(files, names, results, strict=True), 1):
             picture = options.out / name
             if isinstance(result, Enhanced):
                 result = _written(result, picture)
@@ -119,21 +119,6 @@ def _written(made: Enhanced, picture: Path) -> Enhanced | SourceError:
     except SourceError as error:
         return error
     return made
-
-
-def _names(files: list[Path], scale: int) -> list[str]:
-    """A name of its own for what is made of each file."""
-    taken: set[str] = set()
-    counts: Counter[str] = Counter()
-    names = []
-    for path in files:
-        name = f"{path.stem}.x{scale}.png"
-        while name.lower() in taken:
-            counts[path.stem.lower()] += 1
-            name = f"{path.stem}-{counts[path.stem.lower()] + 1}.x{scale}.png"
-        taken.add(name.lower())
-        names.append(name)
-    return names
 
 
 def _as_json(enhancer: Enhancer, path: Path, made: Enhanced, picture: Path) -> dict[str, Any]:
