@@ -96,7 +96,12 @@ class StageConfig:
     epochs: int
     """Passes over the training images, each with all of its captions."""
     objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
-    """``self_critical``: CIDEr-D as reward (Rennie et al. 2017), mean of the other samples as baseline (Luo 2020)."""
+    """``self_critical``: the reward of sampled captions, CIDEr-D, by policy gradient (Rennie et al. 2017)."""
+    baseline: Literal["samples", "greedy"] = "samples"
+    """What is taken off the reward of a sample: ``samples``, the mean reward of the image's other samples (Luo 2020);
+    ``greedy``, the reward of the caption of likeliest words (Rennie et al. 2017), which is searched besides."""
+    bleu4_weight: float = 0.0
+    """The reward is CIDEr-D (to 10) + this x BLEU-4 of the sentence (to 1); 0 leaves BLEU-4 out."""
     trained_backbone_stages: int = 0
     """How many of the backbone's last stages are trained; the frozen rest is computed once and cached. 0 freezes it."""
     batch: int = 32
@@ -212,6 +217,14 @@ def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
     config: Config = build(Config, table, where)
     if not config.stage:
         raise DataError(f"{where}: no [[stage]]; expected at least one")
+    for stage in config.stage:
+        if stage.bleu4_weight < 0:
+            raise DataError(f"{where}: stage {stage.name}: bleu4_weight is {stage.bleu4_weight:g}; expected 0 or more")
+        if stage.objective == "self_critical" and stage.baseline == "samples" and stage.captions_per_image < 2:
+            raise DataError(
+                f"{where}: stage {stage.name}: captions_per_image is {stage.captions_per_image}; expected 2 or more, "
+                "as the baseline is the mean of the other samples (or baseline = 'greedy')"
+            )
     return config
 
 
