@@ -295,6 +295,18 @@ def training_time(results: Results) -> list[str]:
     return [*table(head, rows), "", text]
 
 
+def rewards(results: Results) -> list[str]:
+    """docs/training.md: captions rewarded a second."""
+    if missing := results.missing("reward_speed"):
+        return missing
+    made = results.load("reward_speed")
+    rows = [
+        (item["rewarded"], f"{item['captions_per_s']:,}", f"{item['peer_captions_per_s']:,}", _times(item["ratio"]))
+        for item in made["rates"]
+    ]
+    return table(("reward", "captions a second, one core", "by pycocoevalcap", "times as fast"), rows)
+
+
 BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "quality": quality,
     "quality-all": quality_all,
@@ -310,6 +322,7 @@ BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "projection-text": projected_text,
     "training": training,
     "training-time": training_time,
+    "rewards": rewards,
 }
 """By the name in the document."""
 
@@ -322,6 +335,10 @@ def _asked(ratios: Sequence[dict[str, Any]]) -> str:
     """What ratios were asked to be: ``at least 2.5, 4``."""
     limits = list(dict.fromkeys(f"{item['limit']:g}" for item in ratios))
     return f"{ratios[0]['bound']} {' and '.join(limits)}"
+
+
+def _times(item: dict[str, Any]) -> str:
+    return f"{item['median']:.1f} ({item['p10']:.1f} to {item['p90']:.1f})"
 
 
 def _share(value: float | Missing) -> str:
