@@ -49,11 +49,16 @@ class DataConfig:
 class ModelConfig:
     """The captioner: a torchvision backbone as encoder, and a decoder that attends to its grid."""
 
-    decoder: Literal["soft_attention", "updown", "transformer"] = "soft_attention"
+    decoder: Literal["soft_attention", "updown", "transformer", "topdown", "att2in2", "show_attend_tell"] = (
+        "soft_attention"
+    )
     """``soft_attention``: an LSTM cell with gated attention (Xu et al. 2015); ``updown``: an attention LSTM and a
-    language LSTM (Anderson et al. 2018); ``transformer``: Vaswani et al. 2017, with a cache of keys and values."""
+    language LSTM (Anderson et al. 2018); ``transformer``: Vaswani et al. 2017, with a cache of keys and values;
+    ``topdown``, ``att2in2`` and ``show_attend_tell``: those of ruotianluo's repository, which ``camscribe import``
+    makes."""
     backbone: str = "mobilenet_v2"
-    """Any torchvision classification model whose features are a grid."""
+    """Any torchvision classification model whose features are a grid; ``caffe_resnet101`` and the like have the strides
+    of Caffe's ResNets, and want a file of their weights."""
     weights: str = "torchvision"
     """``torchvision`` (downloads), ``none`` (random), or a safetensors file in torchvision's names."""
     image_height: int = 224

@@ -36,7 +36,7 @@ MODEL = {
 }
 
 
-@pytest.fixture(scope="module", params=["updown", "transformer"])
+@pytest.fixture(scope="module", params=["updown", "transformer", "topdown", "att2in2", "show_attend_tell"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Captioner]:
     """A bundle of each decoder with random weights, in all precisions, and its PyTorch model."""
     torch.manual_seed(4)

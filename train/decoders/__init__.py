@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from camscribe.train.config import ModelConfig
 from camscribe.train.decoders.base import Decoder
+from camscribe.train.decoders.luo import Att2InDecoder, ShowAttendTellDecoder, TopDownDecoder
 from camscribe.train.decoders.soft_attention import SoftAttentionDecoder
 from camscribe.train.decoders.transformer import TransformerDecoder
 from camscribe.train.decoders.updown import UpDownDecoder
@@ -12,6 +13,9 @@ DECODERS: dict[str, type[Decoder]] = {
     "soft_attention": SoftAttentionDecoder,
     "updown": UpDownDecoder,
     "transformer": TransformerDecoder,
+    "topdown": TopDownDecoder,
+    "att2in2": Att2InDecoder,
+    "show_attend_tell": ShowAttendTellDecoder,
 }
 
 
