@@ -307,6 +307,29 @@ def rewards(results: Results) -> list[str]:
     return table(("reward", "captions a second, one core", "by pycocoevalcap", "times as fast"), rows)
 
 
+def searches(results: Results) -> list[str]:
+    """docs/bench.md: what each option of a guided search costs."""
+    if missing := results.missing("search_cost"):
+        return missing
+    made = results.load("search_cost")
+    rows = [
+        (
+            item["name"],
+            f"`{item['arguments']}`" if item["arguments"] else "",
+            str(item["beams"]),
+            "1" if item["name"] == "plain" else f"{_times(item['caption'])}",
+            f"{item['word']:.1f}",
+            f"{item['select_ms']:.1f}" if item["select_ms"] else "",
+            f"{item['words']:.1f}",
+            f"{item['other_captions']} of {made['photographs']}",
+        )
+        for item in made["costs"]
+    ]
+    head = ("search", "option", "beams", "a caption's time / plain", "a word's decoding / plain", "on the host, ms")
+    lines = table((*head, "words", "other captions"), rows)
+    return [*lines, *(f"\nLeft out: {name}: {why}" for name, why in made["left_out"].items())]
+
+
 BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "quality": quality,
     "quality-all": quality_all,
@@ -323,6 +346,7 @@ BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "training": training,
     "training-time": training_time,
     "rewards": rewards,
+    "searches": searches,
 }
 """By the name in the document."""
 
