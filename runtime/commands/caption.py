@@ -107,7 +107,7 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
             if isinstance(result, Caption) and picture is not None:
                 result = _draw(captioner, path, result, picture, attention=options.attention)
             bar.clear()
-            if isinstance(result, Caption):
+            if options.verbose and isinstance(result, Caption):
                 spent.append(result.timings)
             if isinstance(result, SourceError):
                 failed += 1
@@ -119,7 +119,7 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
             else:
                 table.print(path, result)
             bar.update(done)
-    if options.verbose and spent:
+    if spent:
         _print_times(spent)
     return failed
 
