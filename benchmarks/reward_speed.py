@@ -5,8 +5,9 @@
 The captions are five for each photograph of a split: two of its own with one word changed, and three of the next
 photograph's. Ours (train/rewards.py) rewards them in batches as a stage does, in a process of its own with one thread;
 the scorers of pycocoevalcap take all photographs at once, one caption of each at a time. Both are timed in turn, and
-must give the same scores. Of ours the document frequencies are counted once a run of training, beforehand
-(``prepare_s``); the peer counts them in every call, as it has no other way.
+must give the same scores. Seconds are those of the processor, as either side has one thread. Of ours the document
+frequencies are counted once a run of training, beforehand (``prepare_s``); the peer counts them in every call, as it has
+no other way.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ import json, sys, time
 from camscribe.train.rewards import CaptionReward
 
 given = json.loads(sys.stdin.readline())
-began = time.perf_counter()
+began = time.process_time()
 reward = CaptionReward(given["references"], given["end_id"], given["words"])
-print(json.dumps(time.perf_counter() - began), flush=True)
+print(json.dumps(time.process_time() - began), flush=True)
 samples, batch = given["samples"], given["batch"]
 starts = range(0, len(samples), batch)
 for line in sys.stdin:
     reward.bleu4_weight = json.loads(line)
-    began = time.perf_counter()
+    began = time.process_time()
     made = [reward(range(start, min(start + batch, len(samples))), samples[start : start + batch]) for start in starts]
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     print(json.dumps([seconds, [value for part in made for value in part.tolist()]]), flush=True)
 """
 Captions = Sequence[Sequence[tuple[int, ...]]]
@@ -64,7 +65,7 @@ class Rate:
 
     rewarded: str
     captions_per_s: float
-    """Ours, from the median."""
+    """Ours on one core, from the median."""
     asked: int
     met: bool
     peer_captions_per_s: float
@@ -144,7 +145,7 @@ def peer(references: Captions, samples: Captions, end_id: int, bleu4_weight: flo
 
     targets = [[text((*caption, end_id)) for caption in own] for own in references]
     texts = [[text(caption) for caption in own] for own in samples]
-    began = time.perf_counter()
+    began = time.process_time()
     columns = []
     for column in range(SAMPLES):
         cider = CiderScorer()
@@ -157,7 +158,7 @@ def peer(references: Captions, samples: Captions, end_id: int, bleu4_weight: flo
                 bleu += (own[column], captions)
             scores = scores + bleu4_weight * np.asarray(bleu.compute_score(option="closest")[1][3])
         columns.append(scores)
-    return time.perf_counter() - began, np.stack(columns, axis=1)
+    return time.process_time() - began, np.stack(columns, axis=1)
 
 
 def make_samples(references: Captions, end_id: int) -> list[list[tuple[int, ...]]]:
