@@ -6,8 +6,8 @@ The captions are five for each photograph of a split: two of its own with one wo
 photograph's. Ours (train/rewards.py) rewards them in batches as a stage does, in a process of its own with one thread;
 the scorers of pycocoevalcap take all photographs at once, one caption of each at a time. Both are timed in turn, and
 must give the same scores. Seconds are those of the processor, as either side has one thread. Of ours the document
-frequencies are counted once a run of training, beforehand (``prepare_s``); the peer counts them in every call, as it has
-no other way.
+frequencies are counted once a run of training, beforehand (``prepare_s``); the peer counts them in every call, as it
+has no other way.
 """
 
 from __future__ import annotations

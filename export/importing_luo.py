@@ -238,8 +238,8 @@ def _topdown(parts: Tensors) -> dict[str, Tensor]:
     look, say = parts["core.att_lstm.weight_ih"], parts["core.lang_lstm.weight_ih"]
     look_own, say_own = parts["core.att_lstm.weight_hh"], parts["core.lang_lstm.weight_hh"]
     width = look_own.shape[1]
-    from_said, from_whole, from_word = look.split([width, width, look.shape[1] - 2 * width], dim=1)
-    from_context, from_look = say.split([width, width], dim=1)
+    from_said, from_whole, from_word = look[:, :width], look[:, width : 2 * width], look[:, 2 * width :]
+    from_context, from_look = say[:, :width], say[:, width:]
     biases = {name: parts[f"core.{name}_lstm.bias_ih"] + parts[f"core.{name}_lstm.bias_hh"] for name in ("att", "lang")}
     query = "core.attention.h2att"
     return {
