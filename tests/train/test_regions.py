@@ -82,7 +82,8 @@ def test_boxes_come_best_first_without_those_that_overlap_a_better_one() -> None
     for image in range(2):
         assert regions.shown[image].tolist() == [1, 1, 1, 0, 0, 0]
         torch.testing.assert_close(regions.boxes[image, :3], expected, rtol=0, atol=1e-5)
-        assert not regions.boxes[image, 3:].any() and not regions.classes[image, 3:].any()
+        assert not regions.boxes[image, 3:].any()
+        assert not regions.classes[image, 3:].any()
         torch.testing.assert_close(
             regions.classes[image, :3], torch.tensor([[0, 0.9, 0], [0, 0, 0.7], [0.6, 0, 0]]), rtol=0, atol=1e-6
         )
@@ -113,7 +114,8 @@ def test_features_are_means_over_the_boxes_and_the_whole_image_comes_first() -> 
     boxes[0, 0], shown[0, 0], classes[0, 0] = torch.tensor([0.2, 0.25, 0.6, 0.75]), 1, torch.tensor([0.1, 0.2, 0.3])
     positions = encoder(grid, Regions(boxes, shown, classes))
     features = positions.features[0]
-    assert features.shape == (1 + 20 + 6, 2 + 3 + 5) and encoder.width == 10
+    assert features.shape == (1 + 20 + 6, 2 + 3 + 5)
+    assert encoder.width == 10
     torch.testing.assert_close(features[0, :2], grid.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(features[1:21, :2], grid[0].flatten(1).T)
     # A grid that rises evenly has, as its mean over a box, its value in the middle of the box.
