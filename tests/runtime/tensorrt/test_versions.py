@@ -21,6 +21,17 @@ def module(version: str) -> ModuleType:
     return made
 
 
+def test_layers_that_lie_in_a_library_of_their_own_are_registered_once() -> None:
+    """RoiAlign does; without it neither the parser nor an engine knows that layer."""
+    trt, calls = module("10.3.0"), []
+    trt.ILogger = type("ILogger", (), {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2})  # type: ignore[attr-defined]
+    trt.init_libnvinfer_plugins = lambda *arguments: calls.append(arguments)  # type: ignore[attr-defined]
+    for _ in range(2):
+        versions.register_plugins(trt)
+    assert calls == [(versions.logger(trt), "")]
+    versions.register_plugins(module("10.3.0"))  # as tensorrt_lean, which has no such library
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [

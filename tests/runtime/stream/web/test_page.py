@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.stream.stream import CaptionStream
 from camscribe.runtime.stream.web.sink import WebSink
@@ -251,6 +252,39 @@ def test_a_word_that_is_pointed_at_shows_where_the_model_looked(
     visited.wait("() => document.getElementById('status').textContent === 'held'")
     visited.page.keyboard.press("Escape")
     visited.wait("() => document.getElementById('status').textContent === 'live'")
+
+
+def test_boxes_that_the_model_looked_at_are_drawn(default_with_boxes: Bundle, browser: Any) -> None:
+    sink = WebSink("0")
+    with (
+        Captioner.load(default_with_boxes.path, backend="cpu", threads=1) as captioner,
+        CaptionStream(captioner, "test://?size=320x240&rate=10", [sink], rate=4) as stream,
+    ):
+        stream.start()
+        visited = Visit(browser.new_context().new_page(), sink.url)
+        visited.wait(HAS_WORDS)
+        visited.page.hover(".word >> nth=1")
+        visited.held()
+        visited.page.mouse.move(*visited.beside_the_words())
+        visited.wait(f"() => !document.querySelector('{POINTED_AT}')")
+        plain = visited.pixels()[:, :3]
+        shown = []
+        for index in (0, 1):
+            visited.page.hover(f".word >> nth={index}")
+            visited.wait(f"() => document.querySelector('{POINTED_AT}')?.dataset.index === '{index}'")
+            shown.append(visited.pixels()[:, :3])
+            grey = np.ptp(shown[-1], axis=1) <= 2
+            assert 0.2 < grey.mean() < 0.99  # what was not looked at
+            assert shown[-1][grey].mean() < plain[grey].mean()
+            hot = (shown[-1] - plain)[:, 0] > 20  # outlines: nothing else becomes brighter
+            assert 0.001 < hot.mean() < 0.3
+        assert differ(*shown) > 0
+        visited.page.keyboard.press("a")
+        visited.page.mouse.move(*visited.beside_the_words())
+        visited.wait(f"() => !document.querySelector('{POINTED_AT}')")
+        assert differ(visited.pixels()[:, :3], plain) > 3  # the mean of all words
+        assert visited.problems == []
+        visited.page.context.close()
 
 
 def test_it_fits_a_telephone_and_words_are_tapped(visit: Callable[..., Visit], stream: CaptionStream) -> None:
