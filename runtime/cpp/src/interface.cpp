@@ -43,8 +43,14 @@ Problems box_problems(const Manifest& manifest, const GraphPair& pair) {
   const TensorSpec* boxes = find(pair.encoder.outputs, kBoxes);
   if (boxes == nullptr) return problems;
   const std::int64_t positions = std::int64_t(manifest.rows) * manifest.columns;
-  const TensorSpec expected{kBoxes, "float32", {"B", positions, 4}}, free{kBoxes, "float32", {"B", "P", 4}};
-  if (boxes->text() != expected.text() && boxes->text() != free.text()) {
+  const TensorSpec expected{kBoxes, "float32", {"B", positions, 4}};
+  const auto same = [](const TensorSpec::Size& a, const TensorSpec::Size& b) {
+    return a.name == b.name && (!a.name.empty() || a.number == b.number);
+  };
+  const auto& shape = boxes->shape;
+  const bool fits = shape.size() == 3 && same(shape[0], "B") && (same(shape[1], positions) || same(shape[1], "P")) &&
+                    same(shape[2], 4);
+  if (boxes->dtype != "float32" || !fits) {
     problems.push_back("encoder has output " + boxes->text() + "; expected " + expected.text());
   }
   if (manifest.rows != 1) {

@@ -97,6 +97,32 @@ def test_the_trace_is_the_one_of_python(
     ours.close()
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_captioner_that_attends_to_boxes_captions(
+    library: Any,
+    boxes_bundle: Bundle,
+    boxes_toy: Any,
+    default_with_boxes: Bundle,
+    examples: dict[str, Pixels],
+    as_image: Callable[..., Any],
+    precision: str,
+) -> None:
+    toys = [np.ascontiguousarray(image) for image in boxes_toy.images(6)]
+    for path, taken, images in (
+        (boxes_bundle.path, "float32", toys),
+        (default_with_boxes.path, precision, list(examples.values())[:3]),
+    ):
+        ours = library.load(path, "cpu", taken)
+        with Captioner.load(path, backend="cpu", precision=taken) as theirs:
+            columns = theirs.bundle.manifest.attention_grid[1]
+            assert (ours.info().rows, ours.info().columns) == (1, columns)
+            for image in images:
+                found, expected = ours.caption(as_image(image), nbest=2), theirs.caption(image, "rgb", nbest=2)
+                assert_same(found, expected)
+                assert found.sentences[0].attention.shape == (len(expected.words), 1, columns)
+        ours.close()
+
+
 def test_every_format_and_stride_gives_the_words_of_python(
     library: Any, examples: dict[str, Pixels], as_image: Callable[..., Any]
 ) -> None:
