@@ -45,8 +45,8 @@ class Limits(NamedTuple):
 LIMITS = {"float32": Limits(1e-3, 0.01, 0.02), "fp16": Limits(0.03, 0.2, 0.1), "int8": Limits(0.15, 0.7, 0.3)}
 """By precision. The bundled model's graphs on ONNX Runtime's CPU differ from its float32 ones by 0.0035 and 0.014 in
 fp16 (types and weights rounded, most sums in float32), and by 0.037 and 0.22 in int8: half-precision sums get ten times
-the room, int8 three times. Float32 gets what another order of summation may take. Boxes come and go at thresholds, so some may
-be others; nothing of that was measured yet, and the captions decide."""
+the room, int8 three times. Float32 gets what another order of summation may take. Boxes come and go at thresholds; how
+many do was not measured yet, and the captions decide."""
 
 
 class Runner(Protocol):

@@ -167,51 +167,51 @@ def save_encoder(toy: Toy, path: Path) -> None:
 def _add_regions(g: _Graph, toy: Toy, normal: Callable[..., np.ndarray]) -> None:
     """From ``normal`` to ``boxes``, ``memory.mask`` and ``rows``: a detector of sorts, and RoiAlign on the pixels.
 
-    What non-maximum suppression leaves of a few anchors, image by image, is scattered into a fixed number of boxes.
+    Of a few anchors non-maximum suppression leaves as many as there are; their scores are scattered among those of all
+    anchors, which are 0 then but for these, and the best of them are a fixed number again.
     """
-    anchors = np.array([[l, t, l + 0.4, t + 0.5] for l in (0, 0.1, 0.35, 0.6) for t in (0, 0.1, 0.5)], np.float32)  # noqa: E741
-    base = np.zeros((1, toy.boxes, 4), np.float32)
-    base[0, 0] = 0, 0, 1, 1
+    anchors = [[left, top, left + 0.4, top + 0.5] for left in (0, 0.1, 0.35, 0.6) for top in (0, 0.1, 0.5)]
+    found = toy.boxes - 1
     for name, value in (
-        ("anchors", anchors), ("anchors1", anchors[None]), ("base", base), ("side", np.float32(toy.side)),
-        ("to_scores", normal(3 * toy.side**2, len(anchors)) / np.float32(toy.side)),
-        ("most", np.int64([toy.boxes - 1])),
-        ("overlap", np.float32([0.5])), ("sure", np.float32([0.5])), ("first", np.int64(0)), ("third", np.int64(2)),
-        ("one1", np.int64([1])), ("one0", np.int64(1)), ("on_off", np.int64([0, 1])), ("down", np.int64(0)),
-        ("fours", np.int64([-1, 4])), ("all1", np.int64([-1])), ("score_shape", np.int64([-1, 1, len(anchors)])),
-        ("per_image", np.int64([1, toy.boxes])), ("row_shape", np.int64([-1, toy.boxes, 12])),
-        ("nothing0", np.float32(0)), ("never", np.float32(-1e4)), ("project", normal(12, toy.width)),
+        ("anchors", np.float32(anchors)), ("anchors1", np.float32([anchors])), ("whole", np.float32([[[0, 0, 1, 1]]])),
+        ("to_scores", normal(3 * toy.side**2, len(anchors)) / np.float32(toy.side)), ("most", np.int64([found])),
+        ("overlap", np.float32([0.5])), ("sure", np.float32([0.5])), ("image_and_anchor", np.int64([0, 2])),
+        ("nothing0", np.float32(0)), ("never", np.float32(-1e4)), ("side", np.float32(toy.side)),
+        ("one1", np.int64([1])), ("last1", np.int64([-1])), ("fours", np.int64([-1, 4])), ("first", np.int64(0)),
+        ("one0", np.int64(1)), ("per_image", np.int64([1, toy.boxes])), ("row_shape", np.int64([-1, toy.boxes, 12])),
+        ("project", normal(12, toy.width)),
     ):  # fmt: skip
         g.weight(name, value)
     g.add("Transpose", ["normal"], "planes", perm=[0, 3, 1, 2])
     g.add("Flatten", ["normal"], "pixels", axis=1)
     g.add("MatMul", ["pixels", "to_scores"], "raw_scores")
     g.add("Sigmoid", ["raw_scores"], "scores2")
-    g.add("Reshape", ["scores2", "score_shape"], "scores")
+    g.add("Unsqueeze", ["scores2", "one1"], "scores")
     g.add("Shape", ["image"], "images", start=0, end=1)
     g.add("Concat", ["images", "one1", "one1"], "images3", axis=0)
     g.add("Expand", ["anchors1", "images3"], "candidates")
     g.add("NonMaxSuppression", ["candidates", "scores", "most", "overlap", "sure"], "selected")
-    g.add("Gather", ["selected", "first"], "of_image", axis=1)
-    g.add("Gather", ["selected", "third"], "of_anchor", axis=1)
-    g.add("Squeeze", ["images"], "images0")
-    g.add("OneHot", ["of_image", "images0", "on_off"], "members", axis=-1)
-    g.add("CumSum", ["members", "down"], "counted")
-    g.add("Unsqueeze", ["of_image", "one1"], "of_image2")
-    g.add("GatherElements", ["counted", "of_image2"], "place", axis=1)
-    g.add("Concat", ["of_image2", "place"], "places", axis=1)
-    g.add("Gather", ["anchors", "of_anchor"], "kept")
-    g.add("Expand", ["base", "images3"], "whole_image_first")
-    g.add("ScatterND", ["whole_image_first", "places", "kept"], "boxes")
+    g.add("Gather", ["selected", "image_and_anchor"], "places", axis=1)
+    g.add("GatherND", ["scores2", "places"], "their_scores")
+    g.add("Mul", ["scores2", "nothing0"], "none_selected")
+    g.add("ScatterND", ["none_selected", "places", "their_scores"], "only_selected")
+    g.add("TopK", ["only_selected", "most"], ["best", "best_anchor"], axis=1)
+    g.add("Gather", ["anchors", "best_anchor"], "best_boxes")
+    g.add("Unsqueeze", ["best", "last1"], "best1")
+    g.add("Greater", ["best1", "nothing0"], "is_found")
+    g.add("Where", ["is_found", "best_boxes", "nothing0"], "found_boxes")
+    g.add("Expand", ["whole", "images3"], "whole_images")
+    g.add("Concat", ["whole_images", "found_boxes"], "boxes", axis=1)
     g.add("ReduceMax", ["boxes"], "extent", axes=[2], keepdims=0)
     g.add("Greater", ["extent", "nothing0"], "is_box")
     g.add("Where", ["is_box", "nothing0", "never"], "memory.mask")
     g.add("Mul", ["boxes", "side"], "in_pixels")
     g.add("Reshape", ["in_pixels", "fours"], "rois")
+    g.add("Squeeze", ["images"], "images0")
     g.add("Range", ["first", "images0", "one0"], "numbers")
     g.add("Unsqueeze", ["numbers", "one1"], "numbers2")
     g.add("Expand", ["numbers2", "per_image"], "numbers_of_boxes")
-    g.add("Reshape", ["numbers_of_boxes", "all1"], "image_of_box")
+    g.add("Reshape", ["numbers_of_boxes", "last1"], "image_of_box")
     g.add("RoiAlign", ["planes", "rois", "image_of_box"], "pooled", output_height=2, output_width=2, sampling_ratio=2)
     g.add("Reshape", ["pooled", "row_shape"], "rows")
 
