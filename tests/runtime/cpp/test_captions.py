@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle
+from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle, write_bundle
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.images import read
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
@@ -48,6 +50,9 @@ def assert_same(found: Any, expected: Any) -> None:
         assert ours.log_prob == pytest.approx(theirs.log_prob, abs=1e-4)
         assert ours.score == pytest.approx(theirs.score, abs=1e-4)
         np.testing.assert_allclose(ours.attention, theirs.attention, atol=1e-5)
+    assert (found.boxes is None) == (expected.boxes is None)
+    if expected.boxes is not None:
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-6)
 
 
 def test_photographs_get_the_words_of_python(
@@ -106,10 +111,19 @@ def test_a_captioner_that_attends_to_boxes_captions(
     examples: dict[str, Pixels],
     as_image: Callable[..., Any],
     precision: str,
+    tmp_path: Path,
 ) -> None:
     toys = [np.ascontiguousarray(image) for image in boxes_toy.images(6)]
+    cropping = tmp_path / "crop"
+    with write_bundle(cropping) as draft:
+        for name in ("encoder.onnx", "decoder.onnx"):
+            shutil.copy(boxes_bundle.path / name, draft.folder)
+        manifest = boxes_bundle.manifest
+        draft.finish(replace(manifest, pixels=replace(manifest.pixels, fit="crop")), boxes_bundle.vocabulary)
+    wide = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
     for path, taken, images in (
         (boxes_bundle.path, "float32", toys),
+        (cropping, "float32", [wide, np.ascontiguousarray(wide.transpose(1, 0, 2)), toys[0]]),
         (default_with_boxes.path, precision, list(examples.values())[:3]),
     ):
         ours = library.load(path, "cpu", taken)

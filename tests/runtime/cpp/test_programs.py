@@ -54,7 +54,8 @@ def write_group(
                 keys = ("text", "log_prob", "truncated")
                 sentences = [{key: getattr(item, key) for key in keys} for item in found.hypotheses]
                 shape = {"file": str(file), "width": image.shape[1], "height": image.shape[0], "format": 1}
-                cases.append({**shape, "options": changes, "hypotheses": sentences})
+                boxes = [] if found.boxes is None else found.boxes.tolist()
+                cases.append({**shape, "options": changes, "hypotheses": sentences, "boxes": boxes})
     return {"bundle": str(path), "backend": backend, "precision": precision, "cases": cases}
 
 
