@@ -8,7 +8,6 @@ ResNet-101 is left out without ``--resnet``. See benchmarks/README.md for what i
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -20,9 +19,9 @@ from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import environment, portable, ratio
 from camscribe.benchmarks.peers import missing
 from camscribe.benchmarks.resnet import make_resnet_bundle
-from camscribe.benchmarks.results import SCHEMA, BundleId, Report, SectionResult, summary, write_report
+from camscribe.benchmarks.results import SCHEMA, Report, SectionResult, identify, summary, write_report
 from camscribe.benchmarks.sections import Images, Section, beams, overhead, versus_tutorial
-from camscribe.runtime.bundle import MANIFEST, Bundle
+from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import OptionError
 from camscribe.runtime.images import expand, read
 from camscribe.runtime.search import SearchOptions
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     more = _read(options.compare) if options.compare else {}
     sections: dict[str, SectionResult] = {}
     left_out = {name: _why_not(name, options) or "the run ended before" for name in QUESTIONS}
-    report = Report(SCHEMA, where, _identify(bundle), sections, left_out)
+    report = Report(SCHEMA, where, identify(bundle, bundle.manifest.cpu_precision), sections, left_out)
     for name in QUESTIONS:
         if _why_not(name, options):
             continue
@@ -172,11 +171,6 @@ def _read(arguments: Sequence[str]) -> Images:
     if problems:
         raise problems[0]
     return {portable(str(path)): read(path) for path in files}
-
-
-def _identify(bundle: Bundle) -> BundleId:
-    digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-    return BundleId(bundle.manifest.name, digest, bundle.manifest.cpu_precision)
 
 
 if __name__ == "__main__":

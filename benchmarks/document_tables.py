@@ -320,6 +320,41 @@ def models(results: Results) -> list[str]:
     return table((*head, "time / shipped"), rows)
 
 
+def rewards(results: Results) -> list[str]:
+    """docs/training.md: captions rewarded a second."""
+    if missing := results.missing("reward_speed"):
+        return missing
+    made = results.load("reward_speed")
+    rows = [
+        (item["rewarded"], f"{item['captions_per_s']:,}", f"{item['peer_captions_per_s']:,}", _times(item["ratio"]))
+        for item in made["rates"]
+    ]
+    return table(("reward", "captions a second, one core", "by pycocoevalcap", "times as fast"), rows)
+
+
+def searches(results: Results) -> list[str]:
+    """docs/bench.md: what each option of a guided search costs."""
+    if missing := results.missing("search_cost"):
+        return missing
+    made = results.load("search_cost")
+    rows = [
+        (
+            item["name"],
+            f"`{item['arguments']}`" if item["arguments"] else "",
+            str(item["beams"]),
+            "1" if item["name"] == "plain" else f"{_times(item['caption'])}",
+            f"{item['word']:.1f}",
+            f"{item['select_ms']:.1f}" if item["select_ms"] else "",
+            f"{item['words']:.1f}",
+            f"{item['other_captions']} of {made['photographs']}",
+        )
+        for item in made["costs"]
+    ]
+    head = ("search", "option", "beams", "a caption's time / plain", "a word's decoding / plain", "on the host, ms")
+    lines = table((*head, "words", "other captions"), rows)
+    return [*lines, *(f"\nLeft out: {name}: {why}" for name, why in made["left_out"].items())]
+
+
 BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "quality": quality,
     "quality-all": quality_all,
@@ -336,6 +371,8 @@ BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "training": training,
     "training-time": training_time,
     "models": models,
+    "rewards": rewards,
+    "searches": searches,
 }
 """By the name in the document."""
 
@@ -348,6 +385,10 @@ def _asked(ratios: Sequence[dict[str, Any]]) -> str:
     """What ratios were asked to be: ``at least 2.5, 4``."""
     limits = list(dict.fromkeys(f"{item['limit']:g}" for item in ratios))
     return f"{ratios[0]['bound']} {' and '.join(limits)}"
+
+
+def _times(item: dict[str, Any]) -> str:
+    return f"{item['median']:.1f} ({item['p10']:.1f} to {item['p90']:.1f})"
 
 
 def _share(value: float | Missing) -> str:

@@ -1,7 +1,8 @@
-"""The form of ``results/caption_speed.json``."""
+"""The form of ``results/caption_speed.json``, and what its like share."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import Environment, Ratio
 from camscribe.runtime import typed_json
+from camscribe.runtime.bundle import MANIFEST, Bundle
 from camscribe.runtime.errors import DataError
 
 SCHEMA = 1
@@ -23,7 +25,13 @@ class BundleId:
     manifest_sha256: str
     """Of its bundle.json, which in turn holds the sha256 of every other file."""
     precision: str
-    """Taken on a CPU when none is named."""
+    """Taken on a CPU when none is named, or the one that was asked for."""
+
+
+def identify(bundle: Bundle, precision: str) -> BundleId:
+    """Which bundle is measured, in which precision."""
+    digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
+    return BundleId(bundle.manifest.name, digest, precision)
 
 
 @dataclass(frozen=True)

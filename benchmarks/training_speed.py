@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from camscribe.benchmarks import scripts, time_to_cider
+from camscribe.benchmarks.flickr8k import read_captions
 from camscribe.benchmarks.measure import Environment, environment
 from camscribe.benchmarks.time_to_cider import TimeToCider, score
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.errors import DataError, EngineError, OptionError
+from camscribe.runtime.errors import EngineError, OptionError
 from camscribe.runtime.images import read
 from camscribe.runtime.pixels import PixelSpec, reduce
 from camscribe.runtime.threads import physical_cores
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from camscribe.benchmarks.peers.tutorial_weights import Weights
 
 SCHEMA = 2
-MAX_WORDS = 20
 MOST_EPOCHS = 1000
 """Of a run that is stopped before."""
 _TUNE = 8
@@ -99,18 +99,7 @@ def read_samples(data: Path, count: int, spec: PixelSpec, vocabulary: Vocabulary
     """
     from camscribe.benchmarks.peers.tutorial_training import Samples
 
-    table = data / "captions.train.tsv"
-    try:
-        lines = table.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{table}: cannot be read ({error.strerror}); expected Flickr8k's captions") from error
-    captions: dict[str, list[tuple[int, ...]]] = {}
-    for number, line in enumerate(lines, 1):
-        name, tab, text = line.partition("\t")
-        if not tab or "#" not in name:
-            raise DataError(f"{table}:{number}: is {line[:40]!r}; expected 'name.jpg#0<TAB>caption'")
-        words = [word for word in text.lower().split() if any(letter.isalnum() for letter in word)]
-        captions.setdefault(name.rpartition("#")[0], []).append(tuple(vocabulary.encode(words[:MAX_WORDS])))
+    captions = read_captions(data, "train", vocabulary)
     names = sorted(captions)[:count]
     images = np.stack([reduce(read(data / "images" / name), spec) for name in names])
     return Samples(images, tuple(tuple(captions[name]) for name in names))

@@ -36,6 +36,9 @@ _DECODERS = {
     "soft_attention": "soft attention (Xu et al. 2015)",
     "updown": "up-down (Anderson et al. 2018)",
     "transformer": "transformer (Vaswani et al. 2017)",
+    "topdown": "up-down (Anderson et al. 2018, as in ruotianluo's repository)",
+    "att2in2": "att2in (Rennie et al. 2017, as in ruotianluo's repository)",
+    "show_attend_tell": "soft attention (Xu et al. 2015, as in ruotianluo's repository)",
 }
 
 Figures = dict[str, dict[str, Any]]

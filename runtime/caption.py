@@ -23,6 +23,8 @@ class Timings:
     """From ids to words."""
     enhance_ms: float = 0.0
     """Enlarging an image that is below the size from which on it is good enough; 0 for others."""
+    select_ms: float = 0.0
+    """Of ``decode_ms``, what a guided search took to select on the host; 0 where the graph selects."""
 
     @property
     def total_ms(self) -> float:
@@ -30,13 +32,14 @@ class Timings:
         return self.read_ms + self.enhance_ms + self.reduce_ms + self.encode_ms + self.decode_ms + self.words_ms
 
     def to_dict(self) -> dict[str, float]:
-        """As JSON has it, in milliseconds."""
+        """As JSON has it, in milliseconds; ``select`` is a part of ``decode``."""
         return {
             "read": round(self.read_ms, 3),
             "enhance": round(self.enhance_ms, 3),
             "reduce": round(self.reduce_ms, 3),
             "encode": round(self.encode_ms, 3),
             "decode": round(self.decode_ms, 3),
+            "select": round(self.select_ms, 3),
             "words": round(self.words_ms, 3),
             "total": round(self.total_ms, 3),
         }

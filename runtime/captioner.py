@@ -295,10 +295,12 @@ class Captioner:
         share = 1e3 / len(items)
         encode_ms, decode_ms = (encoded - start) * share, (decoded - encoded) * share
         words_ms = (perf_counter() - decoded) * share
+        select_ms = 0.0 if guide is None else guide.seconds * share
+        stages = (encode_ms, decode_ms, words_ms)
         return [
             Caption(
                 each,
-                Timings(item.read_s * 1e3, item.reduce_s * 1e3, encode_ms, decode_ms, words_ms, item.enhance_ms),
+                Timings(item.read_s * 1e3, item.reduce_s * 1e3, *stages, item.enhance_ms, select_ms),
                 box,
             )
             for item, each, box in zip(items, sentences, boxes, strict=True)

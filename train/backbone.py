@@ -22,6 +22,10 @@ PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
 
+CAFFE = "caffe_"
+"""Before the name of a ResNet: with the strides of the original, in Caffe."""
+
+
 class Backbone(nn.Module):
     """Stages that turn pixels into a grid of features.
 
@@ -29,7 +33,7 @@ class Backbone(nn.Module):
     folded network trains and runs faster.
 
     Args:
-        name: a torchvision classification model.
+        name: a torchvision classification model; of a ResNet also with ``caffe_`` before it.
         weights: ``torchvision``, ``none``, a safetensors file in torchvision's names (of the whole model, or of its
             ``features`` alone), or a checkpoint of camscribe's.
         grid: rows and columns that the grid is averaged (or spread) to; 0 keeps the network's own.
@@ -115,13 +119,21 @@ def _averages(size: int, cells: int) -> npt.NDArray[np.float32]:
 
 
 def _torchvision_model(name: str, weights: str) -> nn.Module:
+    plain = name.removeprefix(CAFFE)
+    caffe = plain != name
     try:
-        builder = torchvision.models.get_model_builder(name)
+        builder = torchvision.models.get_model_builder(plain)
     except ValueError as error:
         raise DataError(f"backbone {name!r}: torchvision has no such model") from error
+    if caffe and not plain.startswith("resnet"):
+        raise DataError(f"backbone {name!r}: only ResNets have Caffe's strides, such as {CAFFE}resnet101")
+    if caffe and weights == "torchvision":
+        raise DataError(f"backbone {name!r}: torchvision has no weights for Caffe's strides; name a file of them")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Inception and GoogLeNet warn about their own initialisation.
         model: nn.Module = builder(weights="DEFAULT" if weights == "torchvision" else None)
+    if caffe:
+        _caffe_strides(model)
     if weights not in ("torchvision", "none"):
         _load_local(model, name, Path(weights))
     return model
@@ -142,6 +154,13 @@ def _own_weights(weights: str) -> dict[str, Tensor] | None:
             return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise DataError(f"{weights}: cannot be read as safetensors weights ({error})") from error
+
+
+def _caffe_strides(model: Any) -> None:
+    """The first convolution of a stage halves the size, not the second (He et al. 2016), and pooling rounds up."""
+    model.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+    for stage in (model.layer2, model.layer3, model.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
 
 
 def _load_local(model: nn.Module, name: str, path: Path) -> None:

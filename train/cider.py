@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from camscribe.runtime.errors import DataError
+from camscribe.train.ngrams import ORDERS, ngrams, until_end
 
-_ORDERS = 4
 _SIGMA = 6.0  # of the Gaussian over the difference in length, words
 
 _Weights = list[dict[int, float]]  # by order: n-gram -> tf-idf
@@ -47,7 +47,9 @@ class CiderReward:
         self._references = [[(*caption, end_id) for caption in captions] for captions in references]
         frequency: Counter[int] = Counter()
         for captions in self._references:
-            frequency.update({ngram for caption in captions for order in self._ngrams(caption) for ngram in order})
+            frequency.update(
+                {ngram for caption in captions for order in ngrams(caption, self._base) for ngram in order}
+            )
         most = math.log(len(references))
         self._unseen = most
         # Only n-grams of two images or more are kept: log(1) is what an unseen one gets too.
@@ -73,16 +75,14 @@ class CiderReward:
         cooked = [(len(caption), *self._weigh(caption)) for caption in references]
         scores = []
         for sample in samples:
-            ids = [int(token) for token in sample]
-            if self.end_id in ids:
-                ids = ids[: ids.index(self.end_id) + 1]
+            ids = until_end(sample, self.end_id)
             weights, norms = self._weigh(ids)
             score = 0.0
             for length, reference, reference_norms in cooked:
                 # coco-caption measures length in bigrams, so nothing and one word are equally long.
                 difference = max(len(ids) - 1, 0) - (length - 1)
                 cosines = 0.0
-                for order in range(_ORDERS):
+                for order in range(ORDERS):
                     scale = norms[order] * reference_norms[order]
                     if scale:
                         other = reference[order]
@@ -92,25 +92,16 @@ class CiderReward:
                                 product += min(weight, other[ngram]) * other[ngram]
                         cosines += product / scale
                 score += cosines * math.exp(-(difference**2) / (2 * _SIGMA**2))
-            scores.append(10.0 * score / _ORDERS / len(cooked))
+            scores.append(10.0 * score / ORDERS / len(cooked))
         return scores
 
     def _weigh(self, caption: Sequence[int]) -> tuple[_Weights, list[float]]:
         """The tf-idf of the caption's n-grams and their Euclidean norm, by order."""
         idf, unseen = self._idf, self._unseen
         weights: _Weights = []
-        for ngrams in self._ngrams(caption):
+        for order in ngrams(caption, self._base):
             counts: dict[int, float] = {}
-            for ngram in ngrams:
+            for ngram in order:
                 counts[ngram] = counts.get(ngram, 0.0) + idf.get(ngram, unseen)
             weights.append(counts)
         return weights, [math.sqrt(sum(weight * weight for weight in counts.values())) for counts in weights]
-
-    def _ngrams(self, caption: Sequence[int]) -> list[list[int]]:
-        """The n-grams of order 1 to 4, each packed into one integer: far smaller and faster than tuples."""
-        tokens = [token + 1 for token in caption]  # no digit is 0, so that orders never collide
-        orders = [tokens]
-        for order in range(1, _ORDERS):
-            shorter = orders[-1]
-            orders.append([ngram * self._base + token for ngram, token in zip(shorter, tokens[order:], strict=False)])
-        return orders

@@ -53,11 +53,16 @@ class ModelConfig:
     encoder: Literal["grid", "regions"] = "grid"
     """``grid``: the cells of the backbone's features; ``regions``: their means over the boxes that a detector proposes
     (Anderson et al. 2018), which takes ``detector``."""
-    decoder: Literal["soft_attention", "updown", "transformer"] = "soft_attention"
+    decoder: Literal["soft_attention", "updown", "transformer", "topdown", "att2in2", "show_attend_tell"] = (
+        "soft_attention"
+    )
     """``soft_attention``: an LSTM cell with gated attention (Xu et al. 2015); ``updown``: an attention LSTM and a
-    language LSTM (Anderson et al. 2018); ``transformer``: Vaswani et al. 2017, with a cache of keys and values."""
+    language LSTM (Anderson et al. 2018); ``transformer``: Vaswani et al. 2017, with a cache of keys and values;
+    ``topdown``, ``att2in2`` and ``show_attend_tell``: those of ruotianluo's repository, which ``camscribe import``
+    makes."""
     backbone: str = "mobilenet_v2"
-    """Any torchvision classification model whose features are a grid."""
+    """Any torchvision classification model whose features are a grid; ``caffe_resnet101`` and the like have the strides
+    of Caffe's ResNets, and want a file of their weights."""
     weights: str = "torchvision"
     """``torchvision`` (downloads), ``none`` (random), a safetensors file in torchvision's names, or a checkpoint of
     camscribe's with the same backbone."""
@@ -117,7 +122,12 @@ class StageConfig:
     epochs: int
     """Passes over the training images, each with all of its captions."""
     objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
-    """``self_critical``: CIDEr-D as reward (Rennie et al. 2017), mean of the other samples as baseline (Luo 2020)."""
+    """``self_critical``: the reward of sampled captions, CIDEr-D, by policy gradient (Rennie et al. 2017)."""
+    baseline: Literal["samples", "greedy"] = "samples"
+    """What is taken off the reward of a sample: ``samples``, the mean reward of the image's other samples (Luo 2020);
+    ``greedy``, the reward of the caption of likeliest words (Rennie et al. 2017), which is searched besides."""
+    bleu4_weight: float = 0.0
+    """The reward is CIDEr-D (to 10) + this x BLEU-4 of the sentence (to 1); 0 leaves BLEU-4 out."""
     trained_backbone_stages: int = 0
     """How many of the backbone's last stages are trained; the frozen rest is computed once and cached. 0 freezes it."""
     batch: int = 32
@@ -258,6 +268,14 @@ def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
     config: Config = build(Config, table, where)
     if not config.stage:
         raise DataError(f"{where}: no [[stage]]; expected at least one")
+    for stage in config.stage:
+        if stage.bleu4_weight < 0:
+            raise DataError(f"{where}: stage {stage.name}: bleu4_weight is {stage.bleu4_weight:g}; expected 0 or more")
+        if stage.objective == "self_critical" and stage.baseline == "samples" and stage.captions_per_image < 2:
+            raise DataError(
+                f"{where}: stage {stage.name}: captions_per_image is {stage.captions_per_image}; expected 2 or more, "
+                "as the baseline is the mean of the other samples (or baseline = 'greedy')"
+            )
     return config
 
 

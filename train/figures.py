@@ -21,7 +21,7 @@ _INK, _FAINT = "#222222", "#8a8f98"
 _LOSS, _SCORE, _RATE = "#c44e52", "#2f6db3", "#4c9a63"
 _TITLES = {
     "cross_entropy": "cross entropy, nats a word",
-    "reward": "reward of the samples, CIDEr-D",
+    "reward": "reward of the samples (CIDEr-D, BLEU-4 where weighted)",
     "pixel": "pixel-wise loss",
     "perceptual": "perceptual loss",
     "adversarial": "adversarial loss of the generator",

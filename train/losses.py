@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.decoders.base import Memory, State, spread
 from camscribe.train.features import Seen
 from camscribe.train.model import Captioner
+from camscribe.train.ngrams import until_end
 
 Reward = Callable[[Sequence[int], list[list[tuple[int, ...]]]], npt.NDArray[np.float32]]
 """(image indices [B], K token tuples an image, ``</s>`` included where it was drawn) -> rewards [B, K]."""
@@ -47,13 +48,11 @@ class CaptionLoss(nn.Module):
 
     def forward(self, seen: Seen, objective: str, **rest: object) -> Loss:
         """The loss of a batch; see the two methods for what each objective takes."""
-        memory, state = self.encode(seen)
-        return getattr(self, objective)(memory, state, **rest)  # type: ignore[no-any-return]
+        return getattr(self, objective)(seen, **rest)  # type: ignore[no-any-return]
 
     def cross_entropy(
         self,
-        memory: Memory,
-        state: State,
+        seen: Seen,
         inputs: Tensor,
         targets: Tensor,
         smoothing: float,
@@ -62,45 +61,70 @@ class CaptionLoss(nn.Module):
     ) -> Loss:
         """Cross-entropy of the words [B, K, T] plus ``doubly`` x mean (1 - sum of attention over time)^2."""
         decoder = self.captioner.decoder
-        parts, attention = decoder.unroll(memory, state, inputs, sampling)
+        parts, attention = decoder.unroll(*self.encode(seen), inputs, sampling)
         mask = targets != self.pad_id
         logits = decoder.logits(*(part[mask] for part in parts)).float()
         words = F.cross_entropy(logits, targets[mask], label_smoothing=smoothing)
-        seen = (attention * mask.unsqueeze(3)).sum(dim=2)
-        regular = ((1 - seen) ** 2).mean()
+        looked = (attention * mask.unsqueeze(3)).sum(dim=2)
+        regular = ((1 - looked) ** 2).mean()
         hits = (logits.detach().argmax(dim=1) == targets[mask]).float().mean()
         return Loss(words + doubly * regular, {"cross_entropy": float(words.detach()), "word_accuracy": float(hits)})
 
     def self_critical(
         self,
-        memory: Memory,
-        state: State,
+        seen: Seen,
         reward: Reward,
         indices: Sequence[int],
         samples: int,
         max_words: int,
         temperature: float,
+        baseline: Literal["samples", "greedy"],
     ) -> Loss:
-        """Policy gradient on sampled captions (Rennie et al. 2017); the baseline of a sample is the mean reward of the
-        image's other samples (Luo 2020)."""
+        """Policy gradient on sampled captions (Rennie et al. 2017).
+
+        What is taken off the reward of a sample is the mean reward of the image's other samples (``samples``, Luo
+        2020) or that of its caption of likeliest words (``greedy``, Rennie et al. 2017).
+        """
+        greedy = self._greedy(seen, max_words) if baseline == "greedy" else None
+        memory, state = self.encode(seen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.captioner.decoder.resamples):
             tokens, log_prob = self._sample(memory, state, samples, max_words, temperature)
         if self.captioner.decoder.resamples:
             log_prob = self._log_prob_of(memory, state, tokens, temperature)
-        drawn = tokens.cpu().numpy()
-        captions = [[_until_end(row, self.end_id) for row in image] for image in drawn]
-        rewards = torch.from_numpy(np.asarray(reward(indices, captions), dtype=np.float32)).to(log_prob.device)
-        baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / max(samples - 1, 1)
+        captions = self._captions(tokens)
+        if greedy is not None:
+            captions = [own + likeliest for own, likeliest in zip(captions, greedy, strict=True)]
+        scored = torch.from_numpy(np.asarray(reward(indices, captions), dtype=np.float32)).to(log_prob.device)
+        rewards, rest = scored[:, :samples], scored[:, samples:]
+        if greedy is None:
+            rest = (rewards.sum(dim=1, keepdim=True) - rewards) / max(samples - 1, 1)
         ended = torch.cumsum((tokens == self.end_id).int(), dim=2) - (tokens == self.end_id).int()
         mask = (ended == 0).float()
-        advantage = (rewards - baseline).unsqueeze(2)
+        advantage = (rewards - rest).unsqueeze(2)
         loss = -(advantage * log_prob * mask).sum() / mask.sum()
-        return Loss(loss, {"reward": float(rewards.mean()), "sample_words": float(mask.sum(dim=2).mean())})
+        logged = {"reward": float(rewards.mean()), "sample_words": float(mask.sum(dim=2).mean())}
+        return Loss(loss, logged if greedy is None else {**logged, "greedy_reward": float(rest.mean())})
+
+    @torch.no_grad()
+    def _greedy(self, seen: Seen, max_words: int) -> list[list[tuple[int, ...]]]:
+        """The caption of likeliest words of each image, without dropout: what a user would get from one beam."""
+        decoder = self.captioner.decoder
+        training = decoder.training
+        decoder.eval()
+        try:
+            tokens, _ = self._sample(*self.encode(seen), 1, max_words, 0.0)
+        finally:
+            decoder.train(training)
+        return self._captions(tokens)
+
+    def _captions(self, tokens: Tensor) -> list[list[tuple[int, ...]]]:
+        """Drawn tokens [B, K, T] as captions that end with ``</s>`` where it was drawn."""
+        return [[tuple(until_end(row, self.end_id)) for row in image] for image in tokens.tolist()]
 
     def _sample(
         self, memory: Memory, state: State, samples: int, max_words: int, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        """Draws captions: tokens and their log-probabilities at that temperature, [B, K, T]."""
+        """Draws captions: tokens and their log-probabilities at that temperature, [B, K, T]; 0 takes the likeliest."""
         decoder = self.captioner.decoder
         images = next(iter(state.values())).shape[0]
         state = spread(state, samples)
@@ -111,8 +135,11 @@ class CaptionLoss(nn.Module):
         unsaid = torch.tensor(self._unsaid, device=token.device)
         for _ in range(max_words + 1):
             log_prob, state, _ = decoder.step(token, state, memory)
-            log_prob = self._tempered(log_prob, unsaid, temperature)
-            token = torch.multinomial(log_prob.detach().exp().flatten(0, 1), 1).view(images, samples)
+            log_prob = self._tempered(log_prob, unsaid, temperature or 1.0)
+            if temperature:
+                token = torch.multinomial(log_prob.detach().exp().flatten(0, 1), 1).view(images, samples)
+            else:
+                token = log_prob.argmax(dim=2)
             tokens.append(token)
             log_probs.append(log_prob.gather(2, token.unsqueeze(2)).squeeze(2))
             live = live & (token != self.end_id)
@@ -132,8 +159,3 @@ class CaptionLoss(nn.Module):
     def _tempered(log_prob: Tensor, unsaid: Tensor, temperature: float) -> Tensor:
         """Log-probabilities [..., V] at a temperature, without the words that no search says either."""
         return torch.log_softmax(log_prob.index_fill(-1, unsaid, float(DEAD)) / temperature, dim=-1)
-
-
-def _until_end(row: npt.NDArray[np.int64], end_id: int) -> tuple[int, ...]:
-    found = np.flatnonzero(row == end_id)
-    return tuple(int(token) for token in (row[: found[0] + 1] if len(found) else row))

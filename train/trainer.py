@@ -22,7 +22,6 @@ from camscribe.train import figures, metrics
 from camscribe.train.backbone import Backbone
 from camscribe.train.batches import Captions, Order, epoch_order, steps_of
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.cider import CiderReward
 from camscribe.train.config import Config, DataConfig, StageConfig
 from camscribe.train.detector import REGION_SETTINGS, Detector
 from camscribe.train.executor import TorchExecutor
@@ -31,6 +30,7 @@ from camscribe.train.losses import CaptionLoss, Loss, Reward
 from camscribe.train.model import Captioner
 from camscribe.train.readers import Dataset, read_dataset
 from camscribe.train.regions import RegionEncoder
+from camscribe.train.rewards import CaptionReward
 from camscribe.train.run import Interval, Position, Run, learning_rate
 from camscribe.train.text import build_vocabulary, words
 
@@ -82,6 +82,7 @@ class Trainer(Run):
         self.model = _started(start, config) if start else Captioner(len(self.vocabulary), config.model, weights)
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
+        self._rewards: CaptionReward | None = None
 
     @staticmethod
     def _config_of(checkpoint: Checkpoint) -> Config:
@@ -139,7 +140,7 @@ class Trainer(Run):
     ) -> None:
         fabric, position = self.fabric, self.position
         total = steps_of(len(self.train), stage.batch, fabric.world_size)
-        reward = self._reward() if stage.objective == "self_critical" else None
+        reward = self._reward(stage.bleu4_weight) if stage.objective == "self_critical" else None
         seed = [self.config.seed, index, position.epoch]
         order = epoch_order(
             len(self.train), stage.batch, stage.variants, seed, position.step, fabric.global_rank, fabric.world_size
@@ -187,6 +188,7 @@ class Trainer(Run):
                 samples=stage.captions_per_image,
                 max_words=self.config.data.max_words,
                 temperature=stage.sample_temperature,
+                baseline=stage.baseline,
             )
             return made
         inputs, targets = self.captions.arrays(item.indices, item.variants, stage.captions_per_image, item.generator)
@@ -201,12 +203,13 @@ class Trainer(Run):
         )
         return made
 
-    def _reward(self) -> Reward:
-        """CIDEr-D against the training captions; image i plain is row 2 i, mirrored 2 i + 1."""
-        if not hasattr(self, "_cider"):
+    def _reward(self, bleu4_weight: float) -> Reward:
+        """That of samples against the training captions; image i plain is row 2 i, mirrored 2 i + 1."""
+        if self._rewards is None:
             references = self.captions.references()
-            self._cider = CiderReward(references, self.vocabulary.end_id, len(self.vocabulary))
-        return self._cider.reward
+            self._rewards = CaptionReward(references, self.vocabulary.end_id, len(self.vocabulary))
+        self._rewards.bleu4_weight = bleu4_weight
+        return self._rewards
 
     def _freeze(self, trained: int) -> None:
         self.model.requires_grad_(True)

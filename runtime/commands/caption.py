@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from camscribe.runtime.bundle import DEFAULT_BUNDLE
-from camscribe.runtime.caption import Caption
+from camscribe.runtime.caption import Caption, Timings
 from camscribe.runtime.captioner import BATCH, Captioner
 from camscribe.runtime.commands.arguments import (
     Parser,
@@ -99,7 +99,7 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
     search = captioner.options(options.ban, **search_changes(options), **guided_changes(options))
     names = own_names(files, ".caption.jpg")
     table = None if options.json else _Table(files)
-    failed = 0
+    failed, spent = 0, []
     with ProgressBar("captioned", len(files)) as bar:
         results = captioner.caption_each(files, search, batch=options.batch)
         for done, (path, name, result) in enumerate(zip(files, names, results, strict=True), start=1):
@@ -107,6 +107,8 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
             if isinstance(result, Caption) and picture is not None:
                 result = _draw(captioner, path, result, picture, attention=options.attention)
             bar.clear()
+            if options.verbose and isinstance(result, Caption):
+                spent.append(result.timings)
             if isinstance(result, SourceError):
                 failed += 1
                 print(f"camscribe: {result}", file=sys.stderr)
@@ -117,7 +119,18 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
             else:
                 table.print(path, result)
             bar.update(done)
+    if spent:
+        _print_times(spent)
     return failed
+
+
+def _print_times(spent: list[Timings]) -> None:
+    """Says where the time of a caption went, and how much of it a guided search took to select on the host."""
+    means = {name: sum(each.to_dict()[name] for each in spent) / len(spent) for name in spent[0].to_dict()}
+    select, total = means.pop("select"), means.pop("total")
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in means.items() if value >= 0.05)
+    host = f"; of decode, selecting on the host took {select:.1f}" if select else ""
+    print(f"camscribe: a caption took {total:.1f} ms in the mean of {len(spent)}: {parts}{host}", file=sys.stderr)
 
 
 def _draw(

@@ -13,7 +13,8 @@ def add_guided_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what ``GuidedOptions`` has besides ``SearchOptions``. All of it is off unless asked for."""
     group = parser.add_argument_group(
         "guided search",
-        "Off by default. With any of these but --length-rule the host selects, not the graph, which takes longer.",
+        "Off by default. With any of these but --length-rule the host selects, not the graph, which takes longer: "
+        "--verbose says how long.",
     )
     group.add_argument(
         "--length-rule",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import BundleError, EngineError
+from camscribe.runtime.guided.selection import select_beams
 from camscribe.runtime.pixels import Pixels
-from camscribe.runtime.search import Floats, SearchOptions, Selection, Trace, initial_score, select
+from camscribe.runtime.search import DEAD, Floats, SearchOptions, Selection, Trace, initial_score
 
 if TYPE_CHECKING:
     from camscribe.runtime.cuda.arrays import DeviceImage
@@ -49,13 +51,18 @@ class EnsembleExecutor:
         step = trace.steps - 1
         # The first row's beams are those of the start: one that lives, and the others dead.
         score = trace.score[step - 1] if step else initial_score(*log_prob.shape[:2])
-        self.choose(select(log_prob, score, step, self._min_words, self._bias, self._end_id))
+        allowed = log_prob + self._bias
+        if step < self._min_words:
+            allowed[:, :, self._end_id] = DEAD
+        # As ``search.select`` does, without sorting all words: that took as long as a step of the graph.
+        sums = np.maximum(score[:, :, None] + allowed, DEAD)
+        rows = [select_beams(each, self._end_id, sums.shape[1]) for each in sums]
+        self.choose(Selection(*(np.stack(column) for column in zip(*rows, strict=True))))
 
     def propose(self) -> Floats:
         """See ``Executor``."""
-        each = np.stack([executor.propose() for executor in self._executors])
-        most = each.max(axis=0)
-        mean: Floats = most + np.log(np.exp(each - most).mean(axis=0))
+        each = [executor.propose() for executor in self._executors]
+        mean: Floats = functools.reduce(np.logaddexp, each) - np.float32(np.log(len(each)))
         return mean
 
     def choose(self, selection: Selection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 
@@ -69,6 +70,8 @@ class Guide:
         )
         self._read: SearchOptions = read
         self._progress = Progress(images * options.groups, read)
+        self.seconds = 0.0
+        """What selecting took so far."""
 
     def select(self, log_prob: Floats) -> Selection:
         """Decides a step.
@@ -76,7 +79,7 @@ class Guide:
         Args:
             log_prob: [B, K, V] of the decoder graph.
         """
-        step = self._said.shape[2]
+        began, step = perf_counter(), self._said.shape[2]
         allowed = np.maximum(log_prob + self._bias, DEAD)
         if step < self._options.min_words:
             allowed[:, :, self._end_id] = DEAD
@@ -89,6 +92,7 @@ class Guide:
         self._score = selection.next_score
         before = np.take_along_axis(self._said, selection.next_parent[:, :, None], axis=1)
         self._said = np.concatenate([before, selection.next_token[:, :, None]], axis=2)
+        self.seconds += perf_counter() - began
         return selection
 
     def finished(self, trace: Trace) -> bool:

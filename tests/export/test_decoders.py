@@ -74,7 +74,18 @@ def _write_detector(path: Path, side: int, classes: int) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
 
 
-@pytest.fixture(scope="module", params=["updown", "transformer", "regions updown", "regions transformer"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "updown",
+        "transformer",
+        "topdown",
+        "att2in2",
+        "show_attend_tell",
+        "regions updown",
+        "regions transformer",
+    ],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Captioner]:
     """A bundle of each decoder with random weights, in all precisions, and its PyTorch model."""
     torch.manual_seed(4)
@@ -94,7 +105,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with torch.no_grad():
         for name, value in model.decoder.named_parameters():
             if value.dim() > 1:
-                value.mul_(8 if name == "embedding.weight" else 3)
+                value.mul_({"embedding.weight": 8, "whole.weight": 20}.get(name, 3))
         for module in model.backbone.modules():
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

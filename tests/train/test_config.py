@@ -41,6 +41,11 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"stage": [{**STAGE, "epochs": "many"}]}, "stage[0]: epochs: is 'many'; expected a whole number"),
         ({"stage": [{**STAGE, "objective": "rl"}]}, "expected one of 'cross_entropy', 'self_critical'"),
         ({"model": 3}, "model: expected a table"),
+        ({"stage": [{**STAGE, "bleu4_weight": -1}]}, "stage only: bleu4_weight is -1; expected 0 or more"),
+        (
+            {"stage": [{**STAGE, "objective": "self_critical", "captions_per_image": 1}]},
+            "stage only: captions_per_image is 1; expected 2 or more",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_named(change: dict[str, object], message: str) -> None:

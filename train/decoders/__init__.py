@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from camscribe.train.config import ModelConfig
 from camscribe.train.decoders.base import Decoder
+from camscribe.train.decoders.luo import Att2InDecoder, ShowAttendTellDecoder, TopDownDecoder
 from camscribe.train.decoders.soft_attention import SoftAttentionDecoder
 from camscribe.train.decoders.transformer import TransformerDecoder
 from camscribe.train.decoders.updown import UpDownDecoder
@@ -12,18 +13,21 @@ DECODERS: dict[str, type[Decoder]] = {
     "soft_attention": SoftAttentionDecoder,
     "updown": UpDownDecoder,
     "transformer": TransformerDecoder,
+    "topdown": TopDownDecoder,
+    "att2in2": Att2InDecoder,
+    "show_attend_tell": ShowAttendTellDecoder,
 }
 
 
-def make_decoder(words: int, grid_width: int, config: ModelConfig) -> Decoder:
+def make_decoder(words: int, found_width: int, config: ModelConfig) -> Decoder:
     """The decoder that a configuration names.
 
     Args:
         words: size of the vocabulary V.
-        grid_width: width of the backbone's features.
+        found_width: width C of the encoder's features.
         config: the model's table.
 
     Raises:
         DataError: sizes of the configuration do not go together.
     """
-    return DECODERS[config.decoder](words, grid_width, config)
+    return DECODERS[config.decoder](words, found_width, config)

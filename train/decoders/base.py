@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     @staticmethod
-    def attend(energy: Tensor, memory: Memory) -> Tensor:
+    def weigh(energy: Tensor, memory: Memory) -> Tensor:
         """Energies [B, K, P] -> attention, of which a hidden position gets none."""
         return torch.softmax(energy + memory["mask"].unsqueeze(1) if "mask" in memory else energy, dim=-1)
 

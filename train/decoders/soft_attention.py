@@ -44,7 +44,7 @@ class SoftAttentionDecoder(Decoder):
             [config.attention_width, self.memory_width, 4 * config.state_width], dim=-1
         )
         hidden = torch.maximum(memory["keys"].unsqueeze(1), turned_query.unsqueeze(2))
-        attention = self.attend(self.energy(hidden).squeeze(3), memory)
+        attention = self.weigh(self.energy(hidden).squeeze(3), memory)
         context = torch.sigmoid(gate) * torch.matmul(attention, memory["features"])
         gates = from_state + self.from_input(torch.cat([word, context], dim=-1))
         hidden, cell = lstm_cell(gates, state["c"])

@@ -53,7 +53,7 @@ class UpDownDecoder(Decoder):
         look, look_cell = lstm_cell(looked, state["c1"])
         turned_query, from_look = self.from_look(look).split([config.attention_width, 4 * config.state_width], dim=-1)
         hidden = torch.maximum(memory["keys"].unsqueeze(1), turned_query.unsqueeze(2))
-        attention = self.attend(self.energy(hidden).squeeze(3), memory)
+        attention = self.weigh(self.energy(hidden).squeeze(3), memory)
         context = torch.matmul(attention, memory["features"])
         said = from_look + self.say(torch.cat([context, state["h2"]], dim=-1))
         say, say_cell = lstm_cell(said, state["c2"])

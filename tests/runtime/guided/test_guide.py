@@ -190,6 +190,15 @@ def test_the_host_selects_what_the_graph_selects(captioner: Captioner, toy: Any)
             np.testing.assert_array_equal(one.attention, other.attention)
 
 
+def test_what_the_host_took_to_select_is_a_part_of_decoding(captioner: Captioner, toy: Any) -> None:
+    images = list(toy.images(3))
+    for caption in captioner.caption(images, color="rgb", no_repeat=20):
+        assert 0 < caption.timings.select_ms < caption.timings.decode_ms < caption.timings.total_ms
+        assert caption.to_dict()["timings_ms"]["select"] > 0
+    for changes in ({}, {"length_rule": "gnmt"}):
+        assert captioner.caption(images[0], color="rgb", **changes).timings.select_ms == 0
+
+
 def test_captions_keep_what_is_asked_of_them(captioner: Captioner, toy: Any) -> None:
     images = list(toy.images(6))
     plain = captioner.caption(images, color="rgb")
