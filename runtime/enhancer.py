@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +18,7 @@ from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Choice
 from camscribe.runtime.images import MAX_PIXELS, Color, ImageLike, as_rgb
 from camscribe.runtime.pixels import Pixels
-from camscribe.runtime.tiles import enlarge
+from camscribe.runtime.tiles import Stage, enlarge
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,12 @@ class Enhancer:
         for image in images:
             yield self._enhance_or_error(image, color)
 
-    def enlarge(self, pixels: Pixels) -> Pixels:
+    def enlarge(self, pixels: Pixels, stage: Stage = lambda name: nullcontext()) -> Pixels:
         """Enhances pixels: uint8 [h, w, 3] RGB -> [scale h, scale w, 3].
+
+        Args:
+            pixels: see above.
+            stage: for benchmarks, see ``camscribe.runtime.tiles.enlarge``.
 
         Raises:
             SourceError: they are too few, or would become too many.
@@ -147,7 +152,7 @@ class Enhancer:
             if self._network is None:
                 raise EngineError("this enhancer is closed; load it again")
             window = self._network.window(height, width)
-            return enlarge(pixels, self._network.run, self.scale, window, self.bundle.manifest.radius)
+            return enlarge(pixels, self._network.run, self.scale, window, self.bundle.manifest.radius, stage)
 
     def close(self) -> None:
         """Gives memory and threads back. The enhancer cannot be used afterwards; closing it again does nothing."""

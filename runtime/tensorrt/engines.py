@@ -192,7 +192,7 @@ def build_engines(
         finally:
             reference.executor.close()
 
-    wanted = {
+    wanted: dict[str, Wanted] = {
         graph: Wanted(key, bundle.graph(precision, graph), partial(freeze, bundle, precision, graph, images, beams))
         for graph, key in keys.items()
     }

@@ -159,7 +159,8 @@ class _Window:
         self._device.repeat("enhance", lambda: self._device.run("enhancer", self._addresses))
         self._device.download(self._memory, self._enhanced.offset, self._enhanced.end)
         self._device.synchronize()
-        return host[self._enhanced.offset : self._enhanced.end].reshape(self._enhanced.shape).copy()
+        made: Pixels = host[self._enhanced.offset : self._enhanced.end].reshape(self._enhanced.shape).copy()
+        return made
 
 
 def _fits(size: int, window: int, radius: int) -> bool:
