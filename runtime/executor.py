@@ -233,7 +233,7 @@ def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> 
 
     def engines(images: int, beams: int) -> EnginePair:
         # Engines for larger batches save time but are not needed, so nobody waits minutes for them unasked.
-        return open_engines(bundle, taken, images, beams, info, build=build and images == 1, progress=_Told())
+        return open_engines(bundle, taken, images, beams, info, build=build and images == 1, progress=BuildTold())
 
     try:
         first = engines(1, manifest.search.beams)
@@ -244,7 +244,7 @@ def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> 
     return bundle, TensorRTExecutor(bundle, taken, first, engines), taken
 
 
-class _Told:
+class BuildTold:
     """Tells what is being built, once for each thing: it takes minutes on a small device."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from camscribe.runtime.cuda.arrays import DeviceImage
 from camscribe.runtime.cuda.driver import Shared
-from camscribe.runtime.manifest import Graph, GraphPair, Manifest
+from camscribe.runtime.manifest import GraphPair, Manifest
 from camscribe.runtime.pixels import Pixels, PixelSpec
 from camscribe.runtime.search import Floats, Selection, Trace, initial_score
 from camscribe.runtime.tensorrt.plan import TRACE, Plan, Span
@@ -40,7 +40,7 @@ class Device(Protocol):
     def wait_for(self, image: DeviceImage) -> None:
         """Lets what follows wait until whoever made the image has written it."""
 
-    def run(self, graph: Graph, addresses: Mapping[str, int]) -> None:
+    def run(self, graph: str, addresses: Mapping[str, int]) -> None:
         """Runs an engine on tensors at these addresses."""
 
     def repeat(self, key: Hashable, work: Callable[[], None]) -> None:

@@ -176,7 +176,17 @@ def compare(
     return verdict
 
 
-def check(verdict: Verdict, name: str) -> None:
+class Finding(Protocol):
+    """What a comparison found, of whichever kind of bundle."""
+
+    problems: list[str]
+    """Why the engines do not pass; empty where they do."""
+
+    def notes(self) -> dict[str, Any]:
+        """The figures as JSON."""
+
+
+def check(verdict: Finding, name: str) -> None:
     """Refuses engines that did not pass.
 
     Raises:
