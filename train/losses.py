@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from camscribe.runtime.search import DEAD
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.decoders.base import Memory, State, spread
+from camscribe.train.features import Seen
 from camscribe.train.model import Captioner
 
 Reward = Callable[[Sequence[int], list[list[tuple[int, ...]]]], npt.NDArray[np.float32]]
@@ -37,16 +38,16 @@ class CaptionLoss(nn.Module):
         self.pad_id, self.start_id, self.end_id = vocabulary.pad_id, vocabulary.start_id, vocabulary.end_id
         self._unsaid = [vocabulary.pad_id, vocabulary.start_id, vocabulary.unknown_id]
 
-    def encode(self, features: Tensor) -> tuple[Memory, State]:
-        """Cached features (or uint8 pixels) -> memory and initial states."""
-        backbone = self.captioner.backbone
+    def encode(self, seen: Seen) -> tuple[Memory, State]:
+        """A batch of images -> memory and initial states."""
+        backbone, features = self.captioner.backbone, seen.features
         if features.dtype == torch.uint8:
             features = backbone.stem(features, self.trained)
-        return self.captioner.decoder.memory(backbone.trunk(features, self.trained))
+        return self.captioner.read(backbone.trunk(features, self.trained), seen.regions)
 
-    def forward(self, features: Tensor, objective: str, **rest: object) -> Loss:
+    def forward(self, seen: Seen, objective: str, **rest: object) -> Loss:
         """The loss of a batch; see the two methods for what each objective takes."""
-        memory, state = self.encode(features)
+        memory, state = self.encode(seen)
         return getattr(self, objective)(memory, state, **rest)  # type: ignore[no-any-return]
 
     def cross_entropy(
