@@ -302,6 +302,7 @@ class Caption:
         view = HypothesisView(size=ctypes.sizeof(HypothesisView))
         library.check(library.c.camscribe_caption_hypothesis(handle, index, ctypes.byref(view)))
         count = view.word_count
+        shape = (count, view.rows, view.columns)
         return Sentence(
             view.text.decode(),
             tuple(view.words[word].decode() for word in range(count)),
@@ -309,7 +310,8 @@ class Caption:
             view.log_prob,
             view.score,
             bool(view.truncated),
-            np.ctypeslib.as_array(view.attention, (count, view.rows, view.columns)).copy(),
+            # A caption without words has none, and perhaps no address either.
+            np.ctypeslib.as_array(view.attention, shape).copy() if count else np.zeros(shape, np.float32),
         )
 
 

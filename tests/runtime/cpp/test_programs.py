@@ -167,13 +167,16 @@ def emulate(
     # Python has no C++ library of its own, and the sanitizer looks for it when it starts.
     needed = ("libasan.so", "libstdc++.so")
     runtime = " ".join(run(["c++", f"-print-file-name={name}"]).strip() for name in needed)
+    folder = sanitized_build / "runtime" / "cpp" / "tests"
+    # The sanitizer's dlopen does not look beside the library that calls it, where the plugins are.
+    loading = {"LD_PRELOAD": runtime, "LD_LIBRARY_PATH": str(folder), "ASAN_OPTIONS": "detect_leaks=0"}
 
     def call(
         backend: str = "tensorrt", options: dict[str, Any] | None = None, bundle: Path | None = None, **environment: str
     ) -> Any:
         program = EMULATED.format(
             tests=str(Path(__file__).parent),
-            library=str(sanitized_build / "runtime" / "cpp" / "tests" / "libcamscribe_emulated.so"),
+            library=str(folder / "libcamscribe_emulated.so"),
             bundle=str(bundle or emulated_bundle.path),
             backend=backend,
             options=options or {},
@@ -183,7 +186,7 @@ def emulate(
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", **environment},
+            env={**os.environ, **loading, **environment},
         )
 
     return call
