@@ -80,8 +80,6 @@ def _write_detector(path: Path, side: int, classes: int) -> None:
         "updown",
         "transformer",
         "topdown",
-        "att2in2",
-        "show_attend_tell",
         "regions updown",
         "regions transformer",
     ],
@@ -105,7 +103,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with torch.no_grad():
         for name, value in model.decoder.named_parameters():
             if value.dim() > 1:
-                value.mul_({"embedding.weight": 8, "whole.weight": 20}.get(name, 3))
+                value.mul_({"embedding.weight": 8, "whole.weight": 60}.get(name, 3))
         for module in model.backbone.modules():
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
