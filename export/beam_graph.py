@@ -97,7 +97,7 @@ def group_size(words: int) -> int | None:
 
 def gather_nodes(states: Sequence[str]) -> list[onnx.NodeProto]:
     """Nodes that bring ``state.<name>`` [B, K, ...] into the order of ``parent``, as ``gathered.<name>``."""
-    nodes = _nodes(_GATHER)
+    nodes = nodes_of(_GATHER)
     for name in states:
         nodes.append(
             helper.make_node("GatherND", [f"state.{name}", "gather.index"], [f"gathered.{name}"], batch_dims=1)
@@ -109,10 +109,10 @@ def select_nodes(words: int) -> list[onnx.NodeProto]:
     """Nodes of the selection, from ``log_prob``, ``score``, ``step``, ``min_words`` and ``bias``."""
     size = group_size(words)
     if size is None:
-        return _nodes(_SUMS + _RANK_ALL + _CHOOSE)
+        return nodes_of(_SUMS + _RANK_ALL + _CHOOSE)
     padding = _PAD if words % size else ""
     grouped = _RANK_GROUPS.replace("GROUPED", "select.padded" if padding else "select.floored")
-    return _nodes(_SUMS + padding + grouped + _CHOOSE)
+    return nodes_of(_SUMS + padding + grouped + _CHOOSE)
 
 
 def constants(words: int, end_id: int) -> list[onnx.TensorProto]:
@@ -137,7 +137,7 @@ def constants(words: int, end_id: int) -> list[onnx.TensorProto]:
     return [numpy_helper.from_array(value, f"select.{name}") for name, value in values.items()]
 
 
-def _nodes(text: str) -> list[onnx.NodeProto]:
+def nodes_of(text: str) -> list[onnx.NodeProto]:
     """Nodes of ONNX's own text form. Its parser takes no dots in names, which keep ours apart from the exporter's."""
     graph = onnx.parser.parse_graph(f"g (float x) => (float y) {{ {text.replace('.', '__')} }}")
     for node in graph.node:

@@ -14,9 +14,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from camscribe.export import region_graph
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.manifest import GraphPair, GraphSpec, TensorSpec
 from camscribe.train.decoders.base import Memory, State
+from camscribe.train.detector import Regions
 from camscribe.train.model import Captioner
 
 HALF_FROM = 256
@@ -26,15 +28,23 @@ _DTYPES = {torch.float32: "float32", torch.int32: "int32"}
 
 
 class EncoderGraph(nn.Module):
-    """uint8 [B, H, W, 3] RGB -> every memory and every initial state, in the order of their dictionaries."""
+    """uint8 [B, H, W, 3] RGB -> every memory and every initial state, in the order of their dictionaries.
+
+    Of a captioner with regions: that and the regions -> the same, and the boxes of all positions [B, P, 4]. What finds
+    the regions is added as ONNX (``region_graph``).
+    """
 
     def __init__(self, model: Captioner) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        memory, state = self.model.encode(image)
-        return (*memory.values(), *state.values())
+    def forward(self, image: Tensor, *found: Tensor) -> tuple[Tensor, ...]:
+        grid = self.model.backbone(image)
+        regions = Regions(*found) if found else None
+        positions = self.model.positions(grid, regions)
+        memory, state = self.model.read(grid, regions)
+        boxes = () if positions is None else (positions.boxes,)
+        return (*memory.values(), *state.values(), *boxes)
 
 
 class StepGraph(nn.Module):
@@ -58,6 +68,7 @@ class Example:
     token: Tensor
     state: State
     memory: Memory
+    regions: Regions | None
 
 
 def example(model: Captioner) -> Example:
@@ -65,9 +76,10 @@ def example(model: Captioner) -> Example:
     config = model.decoder.config
     image = torch.zeros(2, config.image_height, config.image_width, 3, dtype=torch.uint8)
     with torch.no_grad():
-        memory, state = model.encode(image)
+        regions = model.find(image)
+        memory, state = model.read(model.backbone(image), regions)
     state = {name: torch.stack([value] * 3, dim=1) for name, value in state.items()}
-    return Example(image, torch.zeros(2, 3, dtype=torch.int32), state, memory)
+    return Example(image, torch.zeros(2, 3, dtype=torch.int32), state, memory, regions)
 
 
 def graph_pair(model: Captioner, run: Example) -> GraphPair:
@@ -79,11 +91,12 @@ def graph_pair(model: Captioner, run: Example) -> GraphPair:
         log_prob, _, attention = model.decoder.step(run.token, run.state, run.memory)
     words, positions = log_prob.shape[2], attention.shape[2]
     beams = ("B", "K")
+    boxes = () if run.regions is None else (TensorSpec("boxes", "float32", ("B", positions, 4)),)
     encoder = GraphSpec(
         file="",
         external=(),
         inputs=(TensorSpec("image", "uint8", ("B", config.image_height, config.image_width, 3)),),
-        outputs=(*memory, *(TensorSpec(spec.name, spec.dtype, ("B", *spec.shape[2:])) for spec in state)),
+        outputs=(*memory, *(TensorSpec(spec.name, spec.dtype, ("B", *spec.shape[2:])) for spec in state), *boxes),
     )
     decoder = GraphSpec(
         file="",
@@ -113,10 +126,11 @@ def graph_pair(model: Captioner, run: Example) -> GraphPair:
 
 
 def attention_grid(model: Captioner, run: Example) -> tuple[int, int]:
-    """Rows and columns of the positions that the decoder attends to."""
+    """Rows and columns of the positions that the decoder attends to; of regions, one row."""
     with torch.no_grad():
-        grid = model.backbone(run.image[:1])
-    return int(grid.shape[2]), int(grid.shape[3])
+        grid = model.backbone(run.image)
+        positions = model.positions(grid, run.regions)
+    return (int(grid.shape[2]), int(grid.shape[3])) if positions is None else (1, positions.boxes.shape[1])
 
 
 def rounded(model: Network) -> Network:
@@ -135,6 +149,9 @@ def rounded(model: Network) -> Network:
                 value.copy_(value.half().float())
             if not torch.isfinite(value).all():
                 bad.append(name)
+        if model.regions is not None:
+            detector = model.regions.detector
+            detector.replace(region_graph.rounded(detector.file, HALF_FROM))
     if bad:
         raise DataError(
             f"checkpoint has weights that are no finite half-precision numbers: {', '.join(bad[:5])}; "

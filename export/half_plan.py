@@ -6,6 +6,7 @@ half's 10 bits or its range (65504) do not suffice:
 - softmax and log-softmax, with the product whose results they take: logits and energies;
 - norms, sums and means over many numbers, powers, roots, logarithms and quotients;
 - the ranking of candidates, and all that comes of it: the whole selection;
+- all that non-maximum suppression gets its boxes and scores from: which boxes are left hangs by their last bits;
 - what a float32 number is added to or multiplied with, as in PyTorch: the cell state, the pixels' normalisation;
 - what only float32 nodes read, back to the product it comes from: gates, biases;
 - any node with a constant that half does not hold, such as a mask of -1e9 or an epsilon of 1e-12.
@@ -75,7 +76,7 @@ class Plan:
                 self._readers.setdefault(name, []).append(index)
         self._slots = [(_flexible(node, "inputs"), _flexible(node, "outputs")) for node in self._nodes]
         fixed = [self._fixed(index) for index in range(len(self._nodes))]
-        for index in self._products_of_softmax():
+        for index in (*self._products_of_softmax(), *self._before_suppression()):
             fixed[index] = FLOAT
         self.precision = self._settle(fixed)
         """HALF or FLOAT of each node; None where it touches no float."""
@@ -132,6 +133,17 @@ class Plan:
             elif node.op_type not in _WIDE:
                 waiting += [name for name in node.input if name not in seen]
                 seen.update(node.input)
+
+    def _before_suppression(self) -> Iterable[int]:
+        waiting = [name for node in self._nodes if node.op_type == "NonMaxSuppression" for name in node.input]
+        seen = set(waiting)
+        while waiting:
+            index = self._maker.get(waiting.pop())
+            if index is not None:
+                if self._nodes[index].op_type not in _BLIND:
+                    yield index
+                waiting += [name for name in self._nodes[index].input if name not in seen]
+                seen.update(self._nodes[index].input)
 
     def _settle(self, fixed: list[int | None]) -> list[int | None]:
         """Gives all others a precision: repeated, as one float32 node may draw the next to it."""

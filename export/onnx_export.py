@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.export import Dim
 
+from camscribe.export import region_graph
 from camscribe.export.beam_graph import constants, gather_nodes, select_nodes, value_info
 from camscribe.export.columns import turn_columns
 from camscribe.export.graphs import EncoderGraph, Example, StepGraph
@@ -26,6 +27,7 @@ OPSET = 17
 _EXPORTED_OPSET = 18
 """The oldest that PyTorch's exporter writes."""
 _IR_VERSION = 8
+_NEW_IN_RESIZE = {"antialias", "axes", "keep_aspect_ratio_policy"}
 
 
 def export_graphs(
@@ -44,13 +46,15 @@ def export_graphs(
     """
     images, beams = Dim("B", min=1), Dim("K", min=1)
     rows = {0: images, 1: beams}
+    found = run.regions or ()
     encoder = _export(
         EncoderGraph(model),
-        (run.image,),
-        ({0: images},),
-        ["image"],
+        (run.image, *found),
+        ({0: images}, tuple({0: images} for _ in found)) if found else ({0: images},),
+        ["image", *region_graph.INPUTS[: len(found)]],
         [spec.name for spec in pair.encoder.outputs],
     )
+    finder = region_graph.region_part(model.regions.detector) if model.regions is not None else region_graph.NOTHING
     step = _export(
         StepGraph(model),
         (run.token, run.state, run.memory),
@@ -62,7 +66,12 @@ def export_graphs(
     decoder_nodes = [*gather_nodes(list(run.state)), *step.graph.node, *select_nodes(words)]
     decoder_weights = [*step.graph.initializer, *constants(words, end_id)]
     return (
-        _assemble("encoder", pair.encoder, encoder.graph.node, encoder.graph.initializer),
+        _assemble(
+            "encoder",
+            pair.encoder,
+            [*finder.nodes, *encoder.graph.node],
+            [*finder.weights, *encoder.graph.initializer],
+        ),
         _assemble("decoder", pair.decoder, decoder_nodes, decoder_weights),
     )
 
@@ -205,6 +214,8 @@ def _to_opset_17(graph: onnx.GraphProto) -> None:
             _drop_attribute(node, "num_outputs")
         elif node.op_type == "Pad" and len(node.input) < 4:
             pass  # Opset 18 only added a choice of axes.
+        elif node.op_type == "Resize" and not {item.name for item in node.attribute} & _NEW_IN_RESIZE:
+            pass  # Opset 18 only added these.
         elif node.op_type.startswith("Scatter") and _reduction(node) not in ("min", "max"):
             pass  # Opset 18 only added these two reductions.
         elif node.op_type.startswith("Reduce") and (len(node.input) < 2 or node.input[1] in values):

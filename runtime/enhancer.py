@@ -5,32 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Literal, get_args, overload
+from typing import overload
 
 from camscribe.runtime.enhancer_bundle import EnhancerBundle
-from camscribe.runtime.errors import BundleError, EngineError, OptionError, SourceError
+from camscribe.runtime.enhancer_network import TILE, Backend, Network, open_network
+from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Choice
 from camscribe.runtime.images import MAX_PIXELS, Color, ImageLike, as_rgb
-from camscribe.runtime.manifest import Device
-from camscribe.runtime.onnxruntime_executor import (
-    open_session,
-    providers_for,
-    tensor_specs,
-    why_not_cuda,
-    why_not_tensorrt,
-)
 from camscribe.runtime.pixels import Pixels
-from camscribe.runtime.tiles import enlarge
-
-Backend = Literal["auto", "cpu", "cuda", "ort-tensorrt"]
-"""``ort-tensorrt`` is ONNX Runtime with its TensorRT provider, which builds an engine for every size of image it meets:
-minutes the first time, kept in the user's cache folder."""
-TILE = 384
-"""Rows and columns that go through the network at a time; a frame of 320x240 goes in one piece."""
+from camscribe.runtime.tiles import Stage, enlarge
 
 
 @dataclass(frozen=True)
@@ -52,13 +40,12 @@ class Enhancer:
     memory back early.
     """
 
-    def __init__(self, bundle: EnhancerBundle, session: Any, variant: str, choice: Choice, tile: int = TILE) -> None:
+    def __init__(self, bundle: EnhancerBundle, network: Network, variant: str, choice: Choice) -> None:
         self.bundle = bundle
         self.choice = choice
         """Backend and precision taken, with the reasons."""
         self.variant = variant
-        self.tile = tile
-        self._session: Any = session
+        self._network: Network | None = network
         self._lock = threading.Lock()
 
     @classmethod
@@ -76,43 +63,22 @@ class Enhancer:
 
         Args:
             path: the bundle's folder; None for the one that comes with the package.
-            backend: where the network runs; ``auto`` takes a GPU where ONNX Runtime can use one.
+            backend: where the network runs; ``auto`` takes the fastest that works here, see ``choice``: engines that
+                ``camscribe build`` made, else ONNX Runtime. ``tensorrt`` first builds the engines it lacks.
             precision: one the bundle has, such as ``float32`` or ``int8``; None for its default on that device.
             threads: CPU threads; None for one per physical core.
             variant: ``psnr`` or ``gan``; None for the bundle's default.
-            tile: rows and columns that go through the network at a time. Changes time and memory, never the result.
+            tile: rows and columns that go through the network at a time; engines have sizes of their own, and are built
+                no larger than this unasked. Changes time and memory, never the result.
 
         Raises:
             BundleError: the bundle is missing, of another kind, or cannot be used.
             EngineError: the backend does not work here.
             OptionError: an argument has no meaning.
         """
-        if backend not in get_args(Backend):
-            raise OptionError(f"backend is {backend!r}; an enhancer runs on {', '.join(get_args(Backend))}")
-        if threads is not None and not 1 <= threads <= 1024:
-            raise OptionError(f"threads is {threads}; expected 1 to 1024")
         folder = None if path is None else Path(path)
-        missing = "the CPU was asked for" if backend == "cpu" else why_not_cuda()
-        if backend == "ort-tensorrt":
-            missing = why_not_tensorrt()
-        if backend in ("cuda", "ort-tensorrt") and missing is not None:
-            raise EngineError(f"backend {backend} cannot be used: {missing}")
-        surprising, reasons = False, [f"{backend}: asked for"] if backend != "auto" else []
-        device: Device = "cpu" if missing is not None else "cuda"
-        try:
-            tensorrt = backend == "ort-tensorrt"
-            bundle, session, taken = _open(folder, device, variant, precision, threads, tensorrt=tensorrt)
-        except EngineError as error:
-            if backend != "auto" or device == "cpu":
-                raise
-            missing, surprising, device = str(error), True, "cpu"
-            bundle, session, taken = _open(folder, device, variant, precision, threads)
-        if backend == "auto":
-            reasons = [f"cuda: {missing}", "cpu: taken"] if device == "cpu" else ["cuda: taken"]
-        if tile <= 2 * bundle.manifest.radius:
-            raise OptionError(f"tile is {tile}; expected more than {2 * bundle.manifest.radius}, the tiles' overlap")
-        ran_on = device if backend == "auto" else backend
-        return cls(bundle, session, taken[0], Choice(ran_on, taken[1], tuple(reasons), surprising), tile)
+        opened = open_network(folder, backend, variant, precision, threads, tile)
+        return cls(opened.bundle, opened.network, opened.variant, opened.choice)
 
     @property
     def scale(self) -> int:
@@ -161,8 +127,12 @@ class Enhancer:
         for image in images:
             yield self._enhance_or_error(image, color)
 
-    def enlarge(self, pixels: Pixels) -> Pixels:
+    def enlarge(self, pixels: Pixels, stage: Stage = lambda name: nullcontext()) -> Pixels:
         """Enhances pixels: uint8 [h, w, 3] RGB -> [scale h, scale w, 3].
+
+        Args:
+            pixels: see above.
+            stage: for benchmarks, see ``camscribe.runtime.tiles.enlarge``.
 
         Raises:
             SourceError: they are too few, or would become too many.
@@ -179,14 +149,17 @@ class Enhancer:
                 f"image is {width} x {height} pixels; x{self.scale} that is more than {MAX_PIXELS} pixels in all"
             )
         with self._lock:
-            if self._session is None:
+            if self._network is None:
                 raise EngineError("this enhancer is closed; load it again")
-            return enlarge(pixels, self._run, self.scale, (self.tile, self.tile), self.bundle.manifest.radius)
+            window = self._network.window(height, width)
+            return enlarge(pixels, self._network.run, self.scale, window, self.bundle.manifest.radius, stage)
 
     def close(self) -> None:
         """Gives memory and threads back. The enhancer cannot be used afterwards; closing it again does nothing."""
         with self._lock:
-            self._session = None
+            network, self._network = self._network, None
+            if network is not None:
+                network.close()
 
     def __enter__(self) -> Enhancer:
         return self
@@ -212,14 +185,6 @@ class Enhancer:
             return self._enhance(image, color)
         except SourceError as error:
             return error
-
-    def _run(self, images: Pixels) -> Pixels:
-        try:
-            made: Pixels = self._session.run(["enhanced"], {"image": images})[0]
-        except Exception as error:  # the errors of ONNX Runtime have no base of their own
-            line = " ".join(str(error).split())[:300]
-            raise EngineError(f"ONNX Runtime failed on {self.choice.backend}: {line}") from error
-        return made
 
 
 class SmallImages:
@@ -248,22 +213,3 @@ class SmallImages:
             return pixels, 0.0
         start = perf_counter()
         return self.enhancer.enlarge(pixels), (perf_counter() - start) * 1e3
-
-
-def _open(
-    folder: Path | None,
-    device: Device,
-    variant: str | None,
-    precision: str | None,
-    threads: int | None,
-    *,
-    tensorrt: bool = False,
-) -> tuple[EnhancerBundle, Any, tuple[str, str]]:
-    """The bundle, a session of one of its graphs, and that graph's variant and precision."""
-    bundle = EnhancerBundle.load(folder, device, variant, precision)
-    name, taken, graph = bundle.manifest.graph_for(device, variant, precision)
-    session = open_session(bundle.path / graph.file, device, threads, providers_for(device, tensorrt=tensorrt))
-    problems = graph.differences(tensor_specs(session.get_inputs()), tensor_specs(session.get_outputs()))
-    if problems:
-        raise BundleError(f"{bundle.path}: {'; '.join(problems)}: fetch or export the bundle again")
-    return bundle, session, (name, taken)

@@ -71,6 +71,14 @@ class Executor(Protocol):
     def trace(self, *, attention: bool = False) -> Trace:
         """The steps so far, in views of buffers that the next ``encode`` overwrites."""
 
+    def boxes(self) -> Floats | None:
+        """Where the positions of the attention lie in the images encoded last, where the encoder finds boxes.
+
+        Returns:
+            float32 [B, P, 4]: left, top, right and bottom as fractions of what the model sees, zeros where an image has
+            fewer; a view of a buffer that the next ``encode`` overwrites. None where the positions are cells of a grid.
+        """
+
     def close(self) -> None:
         """Gives memory and threads back."""
 
@@ -225,7 +233,7 @@ def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> 
 
     def engines(images: int, beams: int) -> EnginePair:
         # Engines for larger batches save time but are not needed, so nobody waits minutes for them unasked.
-        return open_engines(bundle, taken, images, beams, info, build=build and images == 1, progress=_Told())
+        return open_engines(bundle, taken, images, beams, info, build=build and images == 1, progress=BuildTold())
 
     try:
         first = engines(1, manifest.search.beams)
@@ -236,7 +244,7 @@ def _open_tensorrt(path: Path | None, precision: str | None, *, build: bool) -> 
     return bundle, TensorRTExecutor(bundle, taken, first, engines), taken
 
 
-class _Told:
+class BuildTold:
     """Tells what is being built, once for each thing: it takes minutes on a small device."""
 
     def __init__(self) -> None:

@@ -8,11 +8,12 @@ computed from the same numbers as without tiles.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 
-from camscribe.runtime.errors import OptionError
+from camscribe.runtime.errors import BundleError, OptionError
 from camscribe.runtime.pixels import Pixels
 
 
@@ -46,7 +47,18 @@ def spans(size: int, window: int, radius: int) -> Iterator[Span]:
         start = kept - radius
 
 
-def enlarge(image: Pixels, run: Callable[[Pixels], Pixels], scale: int, window: tuple[int, int], radius: int) -> Pixels:
+Stage = Callable[[str], AbstractContextManager[object]]
+"""Told in whose block what happens: ``tiling``, ``graph`` or ``stitching``."""
+
+
+def enlarge(
+    image: Pixels,
+    run: Callable[[Pixels], Pixels],
+    scale: int,
+    window: tuple[int, int],
+    radius: int,
+    stage: Stage = lambda name: nullcontext(),
+) -> Pixels:
     """Enlarges an image window by window.
 
     Args:
@@ -55,26 +67,43 @@ def enlarge(image: Pixels, run: Callable[[Pixels], Pixels], scale: int, window: 
         scale: enlargement in each axis.
         window: rows and columns that ``run`` takes at most.
         radius: see the module.
+        stage: for benchmarks.
 
     Returns:
         uint8 [scale h, scale w, 3].
+
+    Raises:
+        BundleError: ``run`` enlarges by another scale.
     """
     height, width = image.shape[:2]
     if height <= window[0] and width <= window[1]:
-        whole: Pixels = run(image[None])[0]
-        return whole
+        with stage("graph"):
+            return _enlarged(run, image[None], scale)
     made: Pixels = np.empty((height * scale, width * scale, 3), np.uint8)
     for rows in spans(height, window[0], radius):
         for columns in spans(width, window[1], radius):
-            tile = run(np.ascontiguousarray(image[None, rows.start : rows.stop, columns.start : columns.stop]))[0]
-            made[_scaled(rows.keep_from, rows.keep_to, scale), _scaled(columns.keep_from, columns.keep_to, scale)] = (
-                tile[
-                    _scaled(rows.keep_from - rows.start, rows.keep_to - rows.start, scale),
-                    _scaled(columns.keep_from - columns.start, columns.keep_to - columns.start, scale),
-                ]
-            )
+            with stage("tiling"):
+                cut = np.ascontiguousarray(image[None, rows.start : rows.stop, columns.start : columns.stop])
+            with stage("graph"):
+                tile = _enlarged(run, cut, scale)
+            with stage("stitching"):
+                kept = tile[_kept(rows, rows.start, scale), _kept(columns, columns.start, scale)]
+                made[_kept(rows, 0, scale), _kept(columns, 0, scale)] = kept
     return made
 
 
-def _scaled(start: int, stop: int, scale: int) -> slice:
-    return slice(start * scale, stop * scale)
+def _enlarged(run: Callable[[Pixels], Pixels], images: Pixels, scale: int) -> Pixels:
+    """What a network makes of one image; one of another scale must not pass as a picture."""
+    made = run(images)
+    expected = (1, images.shape[1] * scale, images.shape[2] * scale, 3)
+    if made.shape != expected:
+        raise BundleError(
+            f"the network enlarges {images.shape[2]} x {images.shape[1]} pixels to {made.shape[2]} x {made.shape[1]}, "
+            f"its bundle says x{scale}: fetch or export the bundle again"
+        )
+    return made[0]  # type: ignore[no-any-return]
+
+
+def _kept(span: Span, origin: int, scale: int) -> slice:
+    """What is kept of a window, in enlarged pixels from an origin on."""
+    return slice((span.keep_from - origin) * scale, (span.keep_to - origin) * scale)

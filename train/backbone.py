@@ -34,8 +34,8 @@ class Backbone(nn.Module):
 
     Args:
         name: a torchvision classification model; of a ResNet also with ``caffe_`` before it.
-        weights: ``torchvision``, ``none``, or a safetensors file in torchvision's names (of the whole model, or of its
-            ``features`` alone).
+        weights: ``torchvision``, ``none``, a safetensors file in torchvision's names (of the whole model, or of its
+            ``features`` alone), or a checkpoint of camscribe's.
         grid: rows and columns that the grid is averaged (or spread) to; 0 keeps the network's own.
 
     Raises:
@@ -48,10 +48,18 @@ class Backbone(nn.Module):
     def __init__(self, name: str, weights: str = "none", grid: int = 0) -> None:
         super().__init__()
         self.grid = grid
-        model = _torchvision_model(name, weights)
+        own = _own_weights(weights)
+        model = _torchvision_model(name, weights if own is None else "none")
         self.stages = nn.Sequential(*_grid_stages(model))
         self.eval()
         _fold_batch_norms(self.stages)
+        if own is not None:
+            try:
+                self.stages.load_state_dict(own)
+            except RuntimeError as error:
+                raise DataError(
+                    f"{weights}: has another backbone than {name} ({' '.join(str(error).split())})"
+                ) from error
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) * 255, persistent=False)
         self.width = self._probe(name)
@@ -129,6 +137,23 @@ def _torchvision_model(name: str, weights: str) -> nn.Module:
     if weights not in ("torchvision", "none"):
         _load_local(model, name, Path(weights))
     return model
+
+
+def _own_weights(weights: str) -> dict[str, Tensor] | None:
+    """The stages of a checkpoint of camscribe's; None where ``weights`` names none."""
+    from safetensors import SafetensorError, safe_open
+
+    if weights in ("torchvision", "none"):
+        return None
+    prefix = "model.backbone.stages."
+    try:
+        with safe_open(weights, framework="pt") as file:
+            if "camscribe" not in (file.metadata() or {}):
+                return None
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a mapping)
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{weights}: cannot be read as safetensors weights ({error})") from error
 
 
 def _caffe_strides(model: Any) -> None:

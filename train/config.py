@@ -9,6 +9,7 @@ import difflib
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,8 +48,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The captioner: a torchvision backbone as encoder, and a decoder that attends to its grid."""
+    """The captioner: a torchvision backbone as encoder, and a decoder that attends to its grid or to regions of it."""
 
+    encoder: Literal["grid", "regions"] = "grid"
+    """``grid``: the cells of the backbone's features; ``regions``: their means over the boxes that a detector proposes
+    (Anderson et al. 2018), which takes ``detector``."""
     decoder: Literal["soft_attention", "updown", "transformer", "topdown", "att2in2", "show_attend_tell"] = (
         "soft_attention"
     )
@@ -60,7 +64,8 @@ class ModelConfig:
     """Any torchvision classification model whose features are a grid; ``caffe_resnet101`` and the like have the strides
     of Caffe's ResNets, and want a file of their weights."""
     weights: str = "torchvision"
-    """``torchvision`` (downloads), ``none`` (random), or a safetensors file in torchvision's names."""
+    """``torchvision`` (downloads), ``none`` (random), a safetensors file in torchvision's names, or a checkpoint of
+    camscribe's with the same backbone."""
     image_height: int = 224
     """Rows of the encoder's input, pixels."""
     image_width: int = 224
@@ -69,6 +74,22 @@ class ModelConfig:
     """How an image of another shape is fitted: squashed, or its centre cropped."""
     grid: int = 0
     """Rows and columns that the backbone's grid is averaged (or spread) to, as the tutorial's is to 14; 0 keeps it."""
+    detector: str = ""
+    """A YOLOX in ONNX with its raw outputs; relative to the configuration file."""
+    detector_side: int = 0
+    """Rows and columns of its input, pixels, a multiple of 32; 0 keeps the file's own. Fewer are quicker."""
+    detector_classes: int = 80
+    """Its classes."""
+    regions: int = 36
+    """Most regions of an image."""
+    min_regions: int = 10
+    """Fewest regions of an image, where the detector finds as many at all."""
+    region_threshold: float = 0.2
+    """Score from which a box is a region beyond ``min_regions``."""
+    region_overlap: float = 0.6
+    """Intersection over union from which the worse of two boxes is dropped."""
+    cells: bool = False
+    """The grid's cells are positions beside the regions."""
     memory_width: int = 512
     """Width D of a grid cell's feature; the backbone's is projected to it. 0 keeps the backbone's own."""
     attention_width: int = 512
@@ -178,27 +199,50 @@ class Config:
         return asdict(self)
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a TOML file.
 
+    Args:
+        path: the file.
+        changes: keys that differ, ``model.decoder=updown``; a value that is not TOML is a text.
+
     Raises:
-        DataError: the file is missing or not TOML.
+        DataError: the file is missing or not TOML, or a change has no key.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); expected a TOML configuration") from error
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{path}: is not TOML: {error}") from error
+    for change in changes:
+        _change(table, change)
+    return table
 
 
-def load_config(path: Path) -> Config:
+def _change(table: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    *sections, name = (part.strip() for part in key.split("."))
+    for section in sections:
+        inner = table.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise DataError(f"change {change!r}: {section} is no single table; expected a key such as model.decoder")
+        table = inner
+    if not (equals and name):
+        raise DataError(f"change {change!r}: expected KEY=VALUE, such as model.decoder=updown")
+    try:
+        table[name] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[name] = value.strip()
+
+
+def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """Reads a TOML configuration; relative paths in it become absolute.
 
     Raises:
         DataError: the file is missing or not TOML, or a key or value is not one of the configuration's.
     """
-    table = read_table(path)
+    table = read_table(path, changes)
     base = path.resolve().parent
     data = table.get("data")
     if isinstance(data, dict):
@@ -208,8 +252,10 @@ def load_config(path: Path) -> Config:
     if isinstance(table.get("start"), str) and table["start"]:
         table["start"] = str((base / table["start"]).resolve())
     model = table.get("model")
-    if isinstance(model, dict) and str(model.get("weights", "none")) not in ("none", "torchvision"):
-        model["weights"] = str((base / str(model["weights"])).resolve())
+    if isinstance(model, dict):
+        for key in ("weights", "detector"):
+            if str(model.get(key, "none")) not in ("", "none", "torchvision"):
+                model[key] = str((base / str(model[key])).resolve())
     return from_dict(table, where=str(path))
 
 

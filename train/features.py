@@ -1,18 +1,19 @@
-"""What the encoder's frozen stages make of the images, computed once.
+"""What the encoder's frozen parts make of the images, computed once.
 
-A frozen prefix of the backbone gives the same output in every epoch, so that is kept on disk in half precision, for
-a few variants of every image (plain, flipped, cropped and jittered). With nothing frozen, pixels are read afresh.
+A frozen prefix of the backbone gives the same output in every epoch, and so does a detector. That is kept on disk in
+half precision, for a few variants of every image (plain, flipped, cropped and jittered). With nothing frozen, pixels
+are read afresh.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from camscribe.runtime import images, pixels
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train.backbone import Backbone
+from camscribe.train.detector import REGION_SETTINGS, Detector, Regions
 from camscribe.train.readers import CaptionedImage
 
 Pixels = npt.NDArray[np.uint8]
@@ -57,13 +59,38 @@ def _jitter(image: Pixels, generator: np.random.Generator) -> Pixels:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
+class Seen(NamedTuple):
+    """A batch of images as training takes them."""
+
+    features: Tensor
+    """What the trained stages of the backbone take, [B, ...]; uint8 pixels where nothing is frozen."""
+    regions: Regions | None
+    """Where the model has some."""
+
+    def to(self, device: torch.device) -> Seen:
+        """The same on a device."""
+        return Seen(self.features.to(device), self.regions and self.regions.to(device))
+
+
+class Source(NamedTuple):
+    """Gives images as training takes them."""
+
+    features: FeatureSource
+    regions: RegionCache | None
+
+    def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Seen:
+        """Images by index."""
+        regions = self.regions and self.regions.batch(indices, variants)
+        return Seen(self.features.batch(indices, variants), regions)
+
+
 class FeatureSource(Protocol):
-    """Gives a batch of what the trained stages of the backbone take."""
+    """Gives what the backbone's trained stages take."""
 
     variants: int
 
     def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Tensor:
-        """[B, ...] features (or uint8 pixels where nothing is frozen) of images by index."""
+        """What the trained stages of the backbone take (or uint8 pixels where nothing is frozen) of images by index."""
 
 
 class PixelSource:
@@ -82,48 +109,50 @@ class PixelSource:
         return pixels.reduce(np.ascontiguousarray(image), self.spec)
 
 
-class FeatureCache:
-    """Half-precision output of the frozen stages, in a memory-mapped file that an interrupted run goes on filling.
+class _Cache:
+    """Half-precision rows of numbers, one for each variant of an image, in a memory-mapped file that an interrupted run
+    goes on filling.
 
     Args:
-        backbone: on the device that computes.
-        trained: number of the backbone's last stages that are trained.
         source: the images.
-        folder: where the file lies; its name is a hash of all that decides its content.
+        compute: uint8 [n, H, W, 3] -> rows [n, ...].
+        key: hash of all that decides what ``compute`` makes.
+        folder: where the file lies.
+        label: of the progress bar.
+        show: draw the progress bar.
     """
 
-    def __init__(self, backbone: Backbone, trained: int, source: PixelSource, folder: Path, show: bool = True) -> None:
+    def __init__(
+        self, source: PixelSource, compute: Callable[[Tensor], Tensor], key: Any, folder: Path, label: str, show: bool
+    ) -> None:
         self.variants = source.variants
-        device = next(backbone.parameters()).device
-        probe = backbone.stem(
-            torch.zeros(1, source.spec.height, source.spec.width, 3, dtype=torch.uint8, device=device), trained
-        )
-        _, channels, rows, columns = probe.shape
-        shape = (len(source.data) * self.variants, rows, columns, channels)
-        path = folder / f"{_key(backbone, trained, source)}.npy"
+        probe = compute(torch.zeros(1, source.spec.height, source.spec.width, 3, dtype=torch.uint8))
+        shape = (len(source.data) * self.variants, *probe.shape[1:])
+        path = folder / f"{_key(source, key)}.npy"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._rows = _open(path, shape)
         except OSError as error:
             raise DataError(
-                f"{path}: cannot hold the feature cache of {np.prod(shape) * 2 / 1e9:.1f} GB ({error})"
+                f"{path}: cannot hold the cache of {label} of {np.prod(shape) * 2 / 1e9:.1f} GB ({error})"
             ) from error
-        self._fill(backbone, trained, source, path.with_suffix(".json"), show)
+        self._fill(source, compute, path.with_suffix(".json"), label, show)
 
     @torch.no_grad()
-    def _fill(self, backbone: Backbone, trained: int, source: PixelSource, state: Path, show: bool) -> None:
+    def _fill(
+        self, source: PixelSource, compute: Callable[[Tensor], Tensor], state: Path, label: str, show: bool
+    ) -> None:
         done = json.loads(state.read_text())["rows"] if state.exists() else 0
-        device = next(backbone.parameters()).device
-        with ProgressBar("features", len(self._rows), done, show=show) as progress:
+        with ProgressBar(label, len(self._rows), done, show=show) as progress:
             while done < len(self._rows):
                 rows = range(done, min(done + 64, len(self._rows)))
                 pixels_ = source.batch([row // self.variants for row in rows], [row % self.variants for row in rows])
-                features = backbone.stem(pixels_.to(device), trained).half().permute(0, 2, 3, 1).cpu().numpy()
-                if not np.isfinite(features).all():
+                made = compute(pixels_).half().cpu().numpy()
+                if not np.isfinite(made).all():
                     raise DataError(
-                        "feature cache: a feature is beyond half precision's range; train with variants from pixels"
+                        f"cache of {label}: a number is beyond half precision's range; train with variants from pixels"
                     )
-                self._rows[rows.start : rows.stop] = features
+                self._rows[rows.start : rows.stop] = made
                 done = rows.stop
                 if done % 4096 < 64 or done == len(self._rows):
                     self._rows.flush()
@@ -132,10 +161,66 @@ class FeatureCache:
                     part.replace(state)
                 progress.update(done)
 
+    def rows(self, indices: Sequence[int], variants: Sequence[int]) -> Tensor:
+        """float32 [B, ...]"""
+        return torch.from_numpy(self._rows[np.asarray(indices) * self.variants + np.asarray(variants)]).float()
+
+
+class FeatureCache(_Cache):
+    """Output of the backbone's frozen stages.
+
+    Args:
+        backbone: on the device that computes.
+        trained: number of the backbone's last stages that are trained.
+        source: the images.
+        folder: where the file lies; its name is a hash of all that decides its content.
+        show: draw a progress bar.
+    """
+
+    def __init__(self, backbone: Backbone, trained: int, source: PixelSource, folder: Path, show: bool = True) -> None:
+        device = next(backbone.parameters()).device
+        frozen = backbone.stages[: len(backbone.stages) - trained]
+        key = hashlib.sha256(str(trained).encode())
+        for name, value in frozen.state_dict().items():
+            key.update(name.encode())
+            key.update(value.detach().cpu().numpy().tobytes())
+        super().__init__(
+            source,
+            lambda image: backbone.stem(image.to(device), trained).permute(0, 2, 3, 1),
+            key,
+            folder,
+            "features",
+            show,
+        )
+
     def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Tensor:
         """float32 [B, C, h, w] (in channels-last memory, which CPUs prefer)."""
-        rows = np.asarray(indices) * self.variants + np.asarray(variants)
-        return torch.from_numpy(self._rows[rows]).permute(0, 3, 1, 2).float()
+        return self.rows(indices, variants).permute(0, 3, 1, 2)
+
+
+class RegionCache(_Cache):
+    """What the detector finds, which no training changes.
+
+    Args:
+        detector: whose regions they are.
+        source: the images.
+        folder: where the file lies; its name is a hash of all that decides its content.
+        show: draw a progress bar.
+    """
+
+    def __init__(self, detector: Detector, source: PixelSource, folder: Path, show: bool = True) -> None:
+        settings = {name: getattr(detector.config, name) for name in REGION_SETTINGS}
+        key = hashlib.sha256(json.dumps(settings).encode() + detector.file)
+        super().__init__(source, lambda image: torch.cat(_wide(detector(image)), dim=2), key, folder, "regions", show)
+
+    def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Regions:
+        """Regions of images by index."""
+        boxes, shown, classes = self.rows(indices, variants).split_with_sizes([4, 1, self._rows.shape[2] - 5], dim=2)
+        return Regions(boxes, shown.squeeze(2), classes)
+
+
+def _wide(regions: Regions) -> tuple[Tensor, ...]:
+    return regions.boxes, regions.shown.unsqueeze(2), regions.classes
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:  # type: ignore[type-arg]
@@ -147,13 +232,10 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:  # type: ignore[type
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
 
 
-def _key(backbone: Backbone, trained: int, source: PixelSource) -> str:
-    digest = hashlib.sha256(json.dumps([trained, asdict(source.spec), source.variants, source.seed]).encode())
-    frozen = backbone.stages[: len(backbone.stages) - trained]
-    for name, value in frozen.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().numpy().tobytes())
+def _key(source: PixelSource, made: Any) -> str:
+    digest = made.copy()
+    digest.update(json.dumps([asdict(source.spec), source.variants, source.seed]).encode())
     for item in source.data:
         stat = item.path.stat()
         digest.update(f"{item.path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:24]
+    return str(digest.hexdigest()[:24])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from camscribe.runtime.search import DEAD
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.decoders.base import Memory, State, spread
+from camscribe.train.features import Seen
 from camscribe.train.model import Captioner
 from camscribe.train.ngrams import until_end
 
@@ -38,20 +39,20 @@ class CaptionLoss(nn.Module):
         self.pad_id, self.start_id, self.end_id = vocabulary.pad_id, vocabulary.start_id, vocabulary.end_id
         self._unsaid = [vocabulary.pad_id, vocabulary.start_id, vocabulary.unknown_id]
 
-    def encode(self, features: Tensor) -> tuple[Memory, State]:
-        """Cached features (or uint8 pixels) -> memory and initial states."""
-        backbone = self.captioner.backbone
+    def encode(self, seen: Seen) -> tuple[Memory, State]:
+        """A batch of images -> memory and initial states."""
+        backbone, features = self.captioner.backbone, seen.features
         if features.dtype == torch.uint8:
             features = backbone.stem(features, self.trained)
-        return self.captioner.decoder.memory(backbone.trunk(features, self.trained))
+        return self.captioner.read(backbone.trunk(features, self.trained), seen.regions)
 
-    def forward(self, features: Tensor, objective: str, **rest: object) -> Loss:
+    def forward(self, seen: Seen, objective: str, **rest: object) -> Loss:
         """The loss of a batch; see the two methods for what each objective takes."""
-        return getattr(self, objective)(features, **rest)  # type: ignore[no-any-return]
+        return getattr(self, objective)(seen, **rest)  # type: ignore[no-any-return]
 
     def cross_entropy(
         self,
-        features: Tensor,
+        seen: Seen,
         inputs: Tensor,
         targets: Tensor,
         smoothing: float,
@@ -60,18 +61,18 @@ class CaptionLoss(nn.Module):
     ) -> Loss:
         """Cross-entropy of the words [B, K, T] plus ``doubly`` x mean (1 - sum of attention over time)^2."""
         decoder = self.captioner.decoder
-        parts, attention = decoder.unroll(*self.encode(features), inputs, sampling)
+        parts, attention = decoder.unroll(*self.encode(seen), inputs, sampling)
         mask = targets != self.pad_id
         logits = decoder.logits(*(part[mask] for part in parts)).float()
         words = F.cross_entropy(logits, targets[mask], label_smoothing=smoothing)
-        seen = (attention * mask.unsqueeze(3)).sum(dim=2)
-        regular = ((1 - seen) ** 2).mean()
+        looked = (attention * mask.unsqueeze(3)).sum(dim=2)
+        regular = ((1 - looked) ** 2).mean()
         hits = (logits.detach().argmax(dim=1) == targets[mask]).float().mean()
         return Loss(words + doubly * regular, {"cross_entropy": float(words.detach()), "word_accuracy": float(hits)})
 
     def self_critical(
         self,
-        features: Tensor,
+        seen: Seen,
         reward: Reward,
         indices: Sequence[int],
         samples: int,
@@ -84,8 +85,8 @@ class CaptionLoss(nn.Module):
         What is taken off the reward of a sample is the mean reward of the image's other samples (``samples``, Luo
         2020) or that of its caption of likeliest words (``greedy``, Rennie et al. 2017).
         """
-        greedy = self._greedy(features, max_words) if baseline == "greedy" else None
-        memory, state = self.encode(features)
+        greedy = self._greedy(seen, max_words) if baseline == "greedy" else None
+        memory, state = self.encode(seen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.captioner.decoder.resamples):
             tokens, log_prob = self._sample(memory, state, samples, max_words, temperature)
         if self.captioner.decoder.resamples:
@@ -105,13 +106,13 @@ class CaptionLoss(nn.Module):
         return Loss(loss, logged if greedy is None else {**logged, "greedy_reward": float(rest.mean())})
 
     @torch.no_grad()
-    def _greedy(self, features: Tensor, max_words: int) -> list[list[tuple[int, ...]]]:
+    def _greedy(self, seen: Seen, max_words: int) -> list[list[tuple[int, ...]]]:
         """The caption of likeliest words of each image, without dropout: what a user would get from one beam."""
         decoder = self.captioner.decoder
         training = decoder.training
         decoder.eval()
         try:
-            tokens, _ = self._sample(*self.encode(features), 1, max_words, 0.0)
+            tokens, _ = self._sample(*self.encode(seen), 1, max_words, 0.0)
         finally:
             decoder.train(training)
         return self._captions(tokens)

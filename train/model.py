@@ -1,4 +1,4 @@
-"""The captioner: a backbone that turns pixels into a grid of features, and a decoder that turns these into words."""
+"""The captioner: an encoder that turns pixels into features, and a decoder that turns these into words."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from camscribe.train.backbone import Backbone
 from camscribe.train.config import ModelConfig
 from camscribe.train.decoders import make_decoder
 from camscribe.train.decoders.base import Memory, State
+from camscribe.train.detector import Regions
+from camscribe.train.regions import Positions, RegionEncoder
 
 
 class Captioner(nn.Module):
-    """Backbone and decoder.
+    """Backbone, what finds regions where that is asked for, and decoder.
 
     Args:
         words: size of the vocabulary V.
@@ -22,8 +24,33 @@ class Captioner(nn.Module):
     def __init__(self, words: int, config: ModelConfig, weights: str | None = None) -> None:
         super().__init__()
         self.backbone = Backbone(config.backbone, config.weights if weights is None else weights, config.grid)
-        self.decoder = make_decoder(words, self.backbone.width, config)
+        self.regions: RegionEncoder | None = None
+        width = self.backbone.width
+        if config.encoder == "regions":
+            self.regions = RegionEncoder(width, config)
+            if weights is None:
+                self.regions.detector.read()
+            width = self.regions.width
+        self.decoder = make_decoder(words, width, config)
 
     def encode(self, images: Tensor) -> tuple[Memory, State]:
         """uint8 [B, H, W, 3] RGB -> memory and initial states [B, H]."""
-        return self.decoder.memory(self.backbone(images))
+        return self.read(self.backbone(images), self.find(images))
+
+    def find(self, images: Tensor) -> Regions | None:
+        """Regions of uint8 [B, H, W, 3] RGB images; None for a captioner that sees a grid."""
+        return None if self.regions is None else self.regions.find(images)
+
+    def read(self, grid: Tensor, found: Regions | None) -> tuple[Memory, State]:
+        """The backbone's features [B, C, h, w] and regions -> memory and initial states."""
+        positions = self.positions(grid, found)
+        if positions is None:
+            return self.decoder.memory(grid.flatten(2).transpose(1, 2))
+        return self.decoder.memory(positions.features, positions.hidden)
+
+    def positions(self, grid: Tensor, found: Regions | None) -> Positions | None:
+        """What the decoder attends to; None where that is the grid itself."""
+        if self.regions is None or found is None:
+            return None
+        positions: Positions = self.regions(grid, found)
+        return positions

@@ -12,6 +12,7 @@ import lightning_fabric
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.pixels import PixelSpec
@@ -22,11 +23,13 @@ from camscribe.train.backbone import Backbone
 from camscribe.train.batches import Captions, Order, epoch_order, steps_of
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.config import Config, DataConfig, StageConfig
+from camscribe.train.detector import REGION_SETTINGS, Detector
 from camscribe.train.executor import TorchExecutor
-from camscribe.train.features import FeatureCache, FeatureSource, PixelSource, is_flipped
+from camscribe.train.features import FeatureCache, PixelSource, RegionCache, Source, is_flipped
 from camscribe.train.losses import CaptionLoss, Loss, Reward
 from camscribe.train.model import Captioner
 from camscribe.train.readers import Dataset, read_dataset
+from camscribe.train.regions import RegionEncoder
 from camscribe.train.rewards import CaptionReward
 from camscribe.train.run import Interval, Position, Run, learning_rate
 from camscribe.train.text import build_vocabulary, words
@@ -76,7 +79,7 @@ class Trainer(Run):
             self.vocabulary = build_vocabulary(texts, config.data.min_count)
         torch.manual_seed(config.seed)
         weights = "none" if self._resumed else None
-        self.model = start.model() if start else Captioner(len(self.vocabulary), config.model, weights)
+        self.model = _started(start, config) if start else Captioner(len(self.vocabulary), config.model, weights)
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
         self._rewards: CaptionReward | None = None
@@ -131,7 +134,7 @@ class Trainer(Run):
         index: int,
         loss: Any,
         optimizer: Any,
-        source: FeatureSource,
+        source: Source,
         save: Callable[[], None],
         saver: Interval,
     ) -> None:
@@ -171,14 +174,14 @@ class Trainer(Run):
             self._log(stage.name, logged, began, stage.batch, stage.learning_rate * rate)
 
     def _loss(
-        self, stage: StageConfig, loss: Any, source: FeatureSource, item: Order, reward: Reward | None, progress: float
+        self, stage: StageConfig, loss: Any, source: Source, item: Order, reward: Reward | None, progress: float
     ) -> Loss:
-        features = source.batch(item.indices, item.variants).to(self.fabric.device)
+        seen = source.batch(item.indices, item.variants).to(self.fabric.device)
         if reward is not None:
             flipped = [is_flipped(variant) for variant in item.variants]
             rows = [2 * index + flip for index, flip in zip(item.indices, flipped, strict=True)]
             made: Loss = loss(
-                features,
+                seen,
                 "self_critical",
                 reward=reward,
                 indices=rows,
@@ -190,7 +193,7 @@ class Trainer(Run):
             return made
         inputs, targets = self.captions.arrays(item.indices, item.variants, stage.captions_per_image, item.generator)
         made = loss(
-            features,
+            seen,
             "cross_entropy",
             inputs=inputs.to(self.fabric.device),
             targets=targets.to(self.fabric.device),
@@ -230,25 +233,30 @@ class Trainer(Run):
             betas=(0.9, 0.98),
         )
 
-    def _sources(self, stage: StageConfig, trained: int) -> tuple[FeatureSource, FeatureSource]:
+    def _sources(self, stage: StageConfig, trained: int) -> tuple[Source, Source]:
         model = self.config.model
         spec = PixelSpec(model.image_height, model.image_width, model.fit)
-        backbone: Backbone = self.model.backbone
-        result: list[FeatureSource] = []
+        made: list[Source] = []
         for data, variants in ((self.train, stage.variants), (self.tune, 1)):
             pixels = PixelSource(data.images, spec, variants, self.config.seed)
-            if trained >= len(backbone.stages):
-                result.append(pixels)
-                continue
-            if self.fabric.is_global_zero:  # The others wait, then map the finished file.
-                FeatureCache(backbone, trained, pixels, self.cache)
+            if self.fabric.is_global_zero:  # The others wait, then map the finished files.
+                self._source(pixels, trained, show=True)
             self.fabric.barrier()
-            result.append(FeatureCache(backbone, trained, pixels, self.cache, show=False))
-        return result[0], result[1]
+            made.append(self._source(pixels, trained, show=False))
+        return made[0], made[1]
+
+    def _source(self, pixels: PixelSource, trained: int, show: bool) -> Source:
+        backbone: Backbone = self.model.backbone
+        regions: RegionEncoder | None = self.model.regions
+        frozen = trained < len(backbone.stages)
+        return Source(
+            FeatureCache(backbone, trained, pixels, self.cache, show) if frozen else pixels,
+            RegionCache(regions.detector, pixels, self.cache, show) if regions else None,
+        )
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
-    def _validate(self, stage: StageConfig, index: int, loss: CaptionLoss, source: FeatureSource) -> None:
+    def _validate(self, stage: StageConfig, index: int, loss: CaptionLoss, source: Source) -> None:
         if not self.fabric.is_global_zero:
             return
         weights = {name: value.detach().clone() for name, value in self._trained_tensors()}
@@ -273,7 +281,7 @@ class Trainer(Run):
         figures.curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
 
     @torch.no_grad()
-    def _caption(self, loss: CaptionLoss, source: FeatureSource) -> dict[str, str]:
+    def _caption(self, loss: CaptionLoss, source: Source) -> dict[str, str]:
         options = SearchOptions(
             beams=self.config.validation.beams,
             length_penalty=self.config.validation.length_penalty,
@@ -285,8 +293,8 @@ class Trainer(Run):
         captions: dict[str, str] = {}
         for start in range(0, len(self.tune), self.config.validation.batch):
             rows = range(start, min(start + self.config.validation.batch, len(self.tune)))
-            features = source.batch(rows, [0] * len(rows)).to(self.fabric.device)
-            for row, found in zip(rows, executor.search(*loss.encode(features), options), strict=True):
+            seen = source.batch(rows, [0] * len(rows)).to(self.fabric.device)
+            for row, found in zip(rows, executor.search(*loss.encode(seen), options), strict=True):
                 captions[self.tune[row].image_id] = " ".join(self.vocabulary.decode(found[0].tokens))
         return captions
 
@@ -310,9 +318,28 @@ class Trainer(Run):
 
 def _load_start(path: Path, config: Config) -> Checkpoint:
     start = Checkpoint.load(path)
-    # Where its pretrained weights lay, and its dropout, are no property of the model.
-    theirs, ours = (replace(model, weights="none", dropout=0.0) for model in (start.config.model, config.model))
+    ours, theirs = config.model, start.config.model
+    if (theirs.encoder, ours.encoder) == ("grid", "regions") and ours.memory_width:
+        theirs = replace(theirs, **{name: getattr(ours, name) for name in ("encoder", "cells", *REGION_SETTINGS)})
+    # Where its pretrained weights and its detector lay, and its dropout, are no property of the model.
+    theirs, ours = (replace(model, weights="none", detector="", dropout=0.0) for model in (theirs, ours))
     if theirs != ours:
         other = [name for name, value in vars(ours).items() if vars(theirs)[name] != value]
         raise DataError(f"{path}: is of another model: [model] differs in {', '.join(other)}; start needs the same")
     return start
+
+
+def _started(start: Checkpoint, config: Config) -> Captioner:
+    """The checkpoint's model. One that sees a grid becomes one that sees regions: what these have beside the grid's
+    features (classes and box) counts nothing until training finds that it pays."""
+    if start.config.model.encoder == config.model.encoder:
+        return start.model()
+    model = Captioner(len(start.vocabulary), config.model, weights="none")
+    detector: Detector = model.regions.detector  # type: ignore[union-attr,assignment]
+    detector.read()
+    tensors = start.of("model.")
+    narrow = tensors["decoder.project.0.weight"]
+    wider = model.decoder.project[0].in_features - narrow.shape[1]  # type: ignore[index,union-attr,operator]
+    tensors["decoder.project.0.weight"] = functional.pad(narrow, (0, wider))
+    model.load_state_dict({**tensors, "regions.detector.model": detector.model})
+    return model

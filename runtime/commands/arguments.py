@@ -22,6 +22,15 @@ class Parser(argparse.ArgumentParser):
         raise OptionError(f"{message}; see {self.prog} --help")
 
 
+def named_bundle(path: Path | None) -> Path | None:
+    """A bundle's folder; the word ``enhancer`` stands for the one that comes with camscribe, unless a folder has it."""
+    if path != Path("enhancer") or path.exists():
+        return path
+    from camscribe.runtime.enhancer_bundle import DEFAULT_ENHANCER
+
+    return DEFAULT_ENHANCER
+
+
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``--backend``, ``--precision``, ``--threads`` and ``--verbose``."""
     from camscribe.runtime.executor import Backend

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from camscribe.runtime.commands.arguments import Parser
-from camscribe.runtime.enhancer import TILE, Backend, Enhanced, Enhancer
+from camscribe.runtime.enhancer import Enhanced, Enhancer
+from camscribe.runtime.enhancer_network import TILE, Backend
 from camscribe.runtime.errors import SourceError
 from camscribe.runtime.files import make_folder, own_names, write_atomically
 from camscribe.runtime.images import expand
@@ -65,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         "--backend",
         choices=get_args(Backend),
         default="auto",
-        help="where the network runs; auto takes a GPU where ONNX Runtime can use one (default: auto)",
+        help="where the network runs; auto takes the fastest that works here (default: auto), tensorrt first builds "
+        "the engines it lacks; cuda and ort-tensorrt are ONNX Runtime's ways to use a GPU",
     )
     device.add_argument("--precision", help="a precision of the bundle: float32, fp16, int8 (default: the bundle's)")
     device.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one per physical core)")

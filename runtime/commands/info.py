@@ -11,7 +11,7 @@ from typing import Any
 from camscribe.runtime.bundle import Bundle, kind_of
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.check import check_captions
-from camscribe.runtime.commands.arguments import Parser, add_device_arguments
+from camscribe.runtime.commands.arguments import Parser, add_device_arguments, named_bundle
 from camscribe.runtime.errors import OptionError
 from camscribe.runtime.typed_json import encode
 
@@ -20,7 +20,11 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     parser = Parser(prog="camscribe info", description="Shows a bundle, and verifies its files.")
     parser.add_argument(
-        "bundle", nargs="?", type=Path, metavar="BUNDLE", help="its folder (default: the one that comes with camscribe)"
+        "bundle",
+        nargs="?",
+        type=Path,
+        metavar="BUNDLE",
+        help="its folder, or the word enhancer (default: the captioner that comes with camscribe)",
     )
     parser.add_argument("--json", action="store_true", help="print the manifest as a JSON object")
     parser.add_argument(
@@ -28,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     )
     add_device_arguments(parser)
     options = parser.parse_args(argv)
+    options.bundle = named_bundle(options.bundle)
     if options.bundle is not None and kind_of(options.bundle) == "enhancer":
         from camscribe.runtime.commands.info_enhancer import show
 
@@ -77,7 +82,8 @@ def _describe(bundle: Bundle, checks: list[dict[str, Any]]) -> Iterator[str]:
         yield f"               {name:24} {file.bytes / 1e6:7.2f} MB"
     yield f"input          {pixels.width} x {pixels.height} pixels ({pixels.fit}, {pixels.filter} filter)"
     yield f"vocabulary     {manifest.vocabulary_size} tokens"
-    yield f"attention      {manifest.attention_grid[0]} x {manifest.attention_grid[1]} cells"
+    rows, columns = manifest.attention_grid
+    yield f"attention      {f'{columns} boxes' if manifest.has_boxes else f'{rows} x {columns} cells'}"
     yield f"precisions     {', '.join(manifest.precisions)} (on a CPU: {manifest.cpu_precision})"
     for title, entry in (
         ("search", encode(manifest.search)),

@@ -10,8 +10,9 @@ from typing import Any, get_args
 import numpy as np
 
 from camscribe.runtime.commands.info import table, tree
-from camscribe.runtime.enhancer import Backend, Enhancer
+from camscribe.runtime.enhancer import Enhancer
 from camscribe.runtime.enhancer_bundle import EnhancerBundle
+from camscribe.runtime.enhancer_network import Backend
 from camscribe.runtime.errors import OptionError
 from camscribe.runtime.typed_json import encode
 

@@ -13,12 +13,12 @@ from camscribe.runtime.cuda.arrays import DeviceImage
 from camscribe.runtime.cuda.driver import Gpu, Memory, Shared, open_gpu
 from camscribe.runtime.cuda.preprocess import Preprocessor
 from camscribe.runtime.errors import EngineError
-from camscribe.runtime.manifest import Graph, GraphPair, GraphSpec, TensorSpec
+from camscribe.runtime.manifest import GraphSpec, TensorSpec
 from camscribe.runtime.pixels import PixelSpec
 from camscribe.runtime.tensorrt import versions
 from camscribe.runtime.tensorrt.messages import messages
 from camscribe.runtime.tensorrt.plan import fixed_shape
-from camscribe.runtime.tensorrt.toolchain import EnginePair
+from camscribe.runtime.tensorrt.toolchain import EnginePair, TileEngine
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "UINT8": "uint8"}
 
@@ -43,7 +43,7 @@ class Engine:
             size = getattr(self._engine, "device_memory_size", None)
             raise EngineError(
                 f"the engine of {graph.file} has no room to work{f' ({size:,} bytes)' if size else ''}: "
-                f"{messages().last()}; close other programs on the GPU, or lower the batch or the beams"
+                f"{messages().last()}; close other programs on the GPU, or take engines for less (batch, beams, tile)"
             )
         self._file = graph.file
         self.names = frozenset(self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors))
@@ -86,7 +86,7 @@ class CudaDevice:
     Args:
         gpu: the GPU.
         stream: PyCUDA's stream for everything.
-        engines: of both graphs; shared with other batches of this stream.
+        engines: by graph; shared with other batches of this stream.
         preprocessor: gives the kernel for images on the GPU, when it is first needed.
         recorder: the driver module of cuda-python, None for none.
     """
@@ -95,7 +95,7 @@ class CudaDevice:
         self,
         gpu: Gpu,
         stream: Any,
-        engines: Mapping[Graph, Engine],
+        engines: Mapping[str, Engine],
         preprocessor: Callable[[], Preprocessor],
         recorder: ModuleType | None,
     ) -> None:
@@ -137,7 +137,7 @@ class CudaDevice:
         if image.stream is not None:
             self._gpu.wait(self._stream, image.stream)
 
-    def run(self, graph: Graph, addresses: Mapping[str, int]) -> None:
+    def run(self, graph: str, addresses: Mapping[str, int]) -> None:
         """See ``Device``."""
         self._engines[graph].run(addresses, self._handle)
 
@@ -162,16 +162,16 @@ class CudaMachine:
     What is not closed is freed when it is forgotten, in whichever thread that happens.
 
     Args:
-        pair: the tensors of the engines.
+        specs: the tensors of the engines, by graph.
 
     Raises:
         EngineError: TensorRT, PyCUDA or the GPU is missing.
     """
 
-    def __init__(self, pair: GraphPair) -> None:
+    def __init__(self, specs: Mapping[str, GraphSpec]) -> None:
         self._trt = versions.load()
         self._gpu = open_gpu()
-        self._pair = pair
+        self._specs = specs
         self._recorder = graphs.bindings()
         self.integrated = self._gpu.info.integrated
         self.notes: tuple[str, ...] = ()
@@ -185,16 +185,15 @@ class CudaMachine:
         """See ``Machine``."""
         return self._gpu.current(doing)
 
-    def open(self, engines: EnginePair, sizes: Mapping[str, int]) -> None:
+    def open(self, engines: EnginePair | TileEngine, sizes: Mapping[str, int]) -> None:
         """See ``Machine``."""
-        self._held.engines[engines.images, engines.beams] = {
-            "encoder": Engine(self._trt, engines.encoder, self._pair.encoder, sizes),
-            "decoder": Engine(self._trt, engines.decoder, self._pair.decoder, sizes),
+        self._held.engines[engines.key] = {
+            graph: Engine(self._trt, data, self._specs[graph], sizes) for graph, data in engines.parts.items()
         }
 
-    def device(self, images: int, beams: int) -> CudaDevice:
+    def device(self, *key: int) -> CudaDevice:
         """See ``Machine``."""
-        engines = self._held.engines[images, beams]
+        engines = self._held.engines[key]
         device = CudaDevice(self._gpu, self._held.stream, engines, self._held.kernel, self._recorder)
         self._held.devices = [*(other for other in self._held.devices if not other.closed), device]
         return device
@@ -214,7 +213,7 @@ class _Held:
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         self.stream: Any = gpu.stream()
-        self.engines: dict[tuple[int, int], dict[Graph, Engine]] = {}
+        self.engines: dict[tuple[int, ...], dict[str, Engine]] = {}
         self.devices: list[CudaDevice] = []
         self.preprocessor: Preprocessor | None = None
 

@@ -9,13 +9,15 @@ import hashlib
 import os
 import re
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.enhancer_bundle import EnhancerBundle
 from camscribe.runtime.errors import EngineError
-from camscribe.runtime.manifest import Graph
+from camscribe.runtime.manifest import FileEntry, Graph, GraphSpec
 from camscribe.runtime.tensorrt import sealed_file
 
 RECIPE = 1
@@ -35,7 +37,7 @@ class EngineKey:
     """Everything an engine depends on."""
 
     onnx_sha256: str
-    """Of the graph and its weights, see ``graph_sha256``."""
+    """Of the graph and its weights, see ``files_sha256``."""
     tensorrt: str
     """``10.3.0``"""
     gpu: str
@@ -43,10 +45,11 @@ class EngineKey:
     compute_capability: str
     """``8.7``"""
     precision: str
-    graph: Graph
+    graph: str
+    """``encoder`` or ``decoder``; of an enhancer the variant and the tile, ``psnr-384x384``."""
     images: int
     beams: int
-    """0 for the encoder, which knows none."""
+    """0 for graphs that know none: all but the decoder."""
     recipe: int = RECIPE
 
     def __str__(self) -> str:
@@ -58,14 +61,19 @@ class EngineKey:
         """Legible, and different for every key."""
         beams = f"-k{self.beams}" if self.beams else ""
         digest = hashlib.sha256(repr(self).encode()).hexdigest()[:12]
-        return f"{self.graph}-{self.precision}-b{self.images}{beams}-{digest}.engine"
+        graph = re.sub(r"[^\w.-]", "_", self.graph)  # a variant may have any name
+        return f"{graph}-{self.precision}-b{self.images}{beams}-{digest}.engine"
 
 
 def graph_sha256(bundle: Bundle, precision: str, graph: Graph) -> str:
     """Of a graph's file and of the files that its weights lie in, as the manifest records them."""
     pair = bundle.manifest.precisions[precision]
-    spec = pair.encoder if graph == "encoder" else pair.decoder
-    digests = [bundle.manifest.files[name].sha256 for name in (spec.file, *sorted(spec.external))]
+    return files_sha256(bundle.manifest.files, pair.encoder if graph == "encoder" else pair.decoder)
+
+
+def files_sha256(files: Mapping[str, FileEntry], spec: GraphSpec) -> str:
+    """Of a graph's file and of the files that its weights lie in, as a manifest records them."""
+    digests = [files[name].sha256 for name in (spec.file, *sorted(spec.external))]
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
@@ -73,11 +81,11 @@ class EngineCache:
     """The engines of one bundle.
 
     Args:
-        bundle: a loaded bundle.
+        bundle: a loaded bundle, of either kind.
         user_cache: the user's cache folder; None for ``$XDG_CACHE_HOME`` or ``~/.cache``.
     """
 
-    def __init__(self, bundle: Bundle, user_cache: Path | None = None) -> None:
+    def __init__(self, bundle: Bundle | EnhancerBundle, user_cache: Path | None = None) -> None:
         path = bundle.path.resolve()
         user = user_cache or _user_cache()
         name = re.sub(r"[^\w.-]", "_", path.name)
@@ -100,6 +108,12 @@ class EngineCache:
             if header.get("key") == asdict(key):
                 return content
         return None
+
+    def graphs(self, key: EngineKey) -> list[str]:
+        """Names of all graphs that there is an engine of which differs from ``key`` in nothing else."""
+        wanted = {name: value for name, value in asdict(key).items() if name != "graph"}
+        found = {str(other.get("graph")) for other in self._headers() if wanted.items() <= other.items()}
+        return sorted(name for name in found if self.find(replace(key, graph=name)) is not None)
 
     def why_not(self, key: EngineKey) -> str:
         """Why ``find`` finds nothing: what is there instead, in words."""
@@ -161,16 +175,18 @@ class EngineCache:
     def _similar(self, key: EngineKey) -> list[dict[str, Any]]:
         """Keys of the engines that do the same, but were built for something else."""
         wanted = {name: value for name, value in asdict(key).items() if name not in _WORDS}
-        found = []
+        return [other for other in self._headers() if wanted.items() <= other.items()]
+
+    def _headers(self) -> Iterator[dict[str, Any]]:
+        """The keys of all engines, which may be damaged."""
         for folder in self.folders:
             for path in sorted(folder.glob("*.engine")):
                 try:
-                    other = sealed_file.read_header(path).get("key")
+                    key = sealed_file.read_header(path).get("key")
                 except (OSError, ValueError):
                     continue
-                if isinstance(other, dict) and wanted.items() <= other.items():
-                    found.append(other)
-        return found
+                if isinstance(key, dict):
+                    yield key
 
 
 def _user_cache() -> Path | None:

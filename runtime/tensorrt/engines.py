@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import EngineError, OptionError
@@ -26,23 +27,35 @@ Progress = Callable[[str, float], None]
 
 
 Result = TypeVar("Result")
+Engines = TypeVar("Engines")
 
 
 @dataclass
-class Built:
-    """What ``build_engines`` did."""
+class Built(Generic[Engines]):
+    """What a build did."""
 
-    engines: EnginePair
-    files: tuple[Path, ...]
-    """Of the engines, encoder first."""
-    new: tuple[Graph, ...]
+    engines: Engines
+    files: dict[str, Path]
+    """Of the engines, by the names of their graphs; encoder first."""
+    new: tuple[str, ...]
     """Those that were built; the others were in the cache."""
     audits: dict[str, audit.Audit] = field(default_factory=dict)
     """Of the new ones."""
-    verdict: gate.Verdict | None = None
+    verdict: gate.Finding | None = None
     """None where nothing was built."""
     strong: bool | None = None
     """Whether the new ones are strongly typed."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An engine that is to be there."""
+
+    key: EngineKey
+    graph: Path
+    """The graph's file."""
+    freeze: Callable[[], bytes]
+    """Makes the ONNX file with all sizes given, see ``camscribe.runtime.tensorrt.freeze``."""
 
 
 def check_sizes(images: int, beams: int) -> None:
@@ -153,8 +166,8 @@ def build_engines(
     rebuild: bool = False,
     progress: Progress | None = None,
     toolchain: Toolchain | None = None,
-) -> Built:
-    """Builds the engines that the cache lacks.
+) -> Built[EnginePair]:
+    """Builds the engines of a captioner that the cache lacks.
 
     Args:
         bundle, precision, images, beams, device_info: see ``open_engines``.
@@ -167,50 +180,95 @@ def build_engines(
         EngineError: nothing was stored, and what was in the cache still is.
         OptionError: see ``open_engines``.
     """
-    report = progress or (lambda phase, share: None)
     tools: Toolchain = toolchain or TensorRT()
     keys = keys_of(bundle, precision, images, beams, device_info, tools.version)
-    cache = EngineCache(bundle)
-    place = cache.place()  # before minutes are spent on what cannot be kept
-    found = {graph: None if rebuild else cache.read(key) for graph, key in keys.items()}
-    new = tuple(graph for graph, data in found.items() if data is None)
-    if not new:
-        return Built(_pair(found, images, beams), _files(cache, keys), ())
-    if workspace_bytes is None and device_info.integrated:
-        workspace_bytes = device_info.total_bytes // 4  # the CPU needs some of it too
-    frozen = {graph: freeze(bundle, precision, graph, images, beams) for graph in new}
-    timings = TimingCache(place, tools.version, device_info.name, keys["encoder"].compute_capability)
-    audits: dict[str, audit.Audit] = {}
 
-    def attempt(strong: bool) -> tuple[EnginePair, gate.Verdict]:
-        for graph in new:
-            name = str(bundle.graph(precision, graph))
-            quantized = "QuantizeLinear" in {node.kind for node in OnnxGraph(frozen[graph]).nodes}
-            recipe = builder.Recipe(strong, quantized, workspace_bytes, timings.read())
-            made = tools.compile(frozen[graph], name, recipe, _prefixed(report, graph))
-            timings.write(made.timing_cache)
-            audits[graph] = tools.audit(made.engine)
-            # Of a pair in int8, one graph may have stayed in float32.
-            audit.check(audits[graph], precision if quantized or precision != "int8" else "float32", name)
-            found[graph] = made.engine
-        report("comparing with ONNX Runtime", math.nan)
-        engines = _pair(found, images, beams)
+    def compare(found: Mapping[str, bytes]) -> gate.Verdict:
         reference = gate.onnxruntime_side(bundle)
         try:
-            with tools.side(bundle, precision, engines) as candidate:
+            with tools.side(bundle, precision, _pair(found, images, beams)) as candidate:
                 limits = gate.LIMITS.get(precision, gate.LIMITS["float32"])
-                verdict = gate.compare(bundle, reference, candidate, images, beams, limits)
+                return gate.compare(bundle, reference, candidate, images, beams, limits)
         finally:
             reference.executor.close()
-        gate.check(verdict, str(bundle.path))
-        return engines, verdict
+
+    wanted: dict[str, Wanted] = {
+        graph: Wanted(key, bundle.graph(precision, graph), partial(freeze, bundle, precision, graph, images, beams))
+        for graph, key in keys.items()
+    }
+    built = build_wanted(
+        EngineCache(bundle),
+        wanted,
+        compare,
+        device_info,
+        tools,
+        workspace_bytes=workspace_bytes,
+        rebuild=rebuild,
+        progress=progress,
+    )
+    pair = _pair(built.engines, images, beams)
+    return Built(pair, built.files, built.new, built.audits, built.verdict, built.strong)
+
+
+def build_wanted(
+    cache: EngineCache,
+    wanted: Mapping[str, Wanted],
+    compare: Callable[[Mapping[str, bytes]], gate.Finding],
+    device_info: DeviceInfo,
+    tools: Toolchain,
+    *,
+    workspace_bytes: int | None = None,
+    rebuild: bool = False,
+    progress: Progress | None = None,
+) -> Built[dict[str, bytes]]:
+    """Builds those engines of a bundle of any kind that its cache lacks: all are kept, or none.
+
+    Args:
+        cache: of the bundle.
+        wanted: engines by the names of their graphs, all of one precision; they are compared together.
+        compare: runs the engines beside ONNX Runtime.
+        device_info, workspace_bytes, rebuild, progress: see ``build_engines``.
+        tools: what builds.
+
+    Raises:
+        EngineError: nothing was stored, and what was in the cache still is.
+    """
+    report = progress or (lambda phase, share: None)
+    place = cache.place()  # before minutes are spent on what cannot be kept
+    found = {name: None if rebuild else cache.read(each.key) for name, each in wanted.items()}
+    new = tuple(name for name, data in found.items() if data is None)
+    if not new:
+        return Built({name: data for name, data in found.items() if data is not None}, _files(cache, wanted), ())
+    if workspace_bytes is None and device_info.integrated:
+        workspace_bytes = device_info.total_bytes // 4  # the CPU needs some of it too
+    frozen = {name: wanted[name].freeze() for name in new}
+    first = next(iter(wanted.values())).key
+    precision = first.precision
+    timings = TimingCache(place, tools.version, device_info.name, first.compute_capability)
+    audits: dict[str, audit.Audit] = {}
+
+    def attempt(strong: bool) -> tuple[dict[str, bytes], gate.Finding]:
+        made = {name: data for name, data in found.items() if data is not None and name not in new}
+        for name in new:
+            file = str(wanted[name].graph)
+            quantized = "QuantizeLinear" in {node.kind for node in OnnxGraph(frozen[name]).nodes}
+            recipe = builder.Recipe(strong, quantized, workspace_bytes, timings.read())
+            result = tools.compile(frozen[name], file, recipe, _prefixed(report, name))
+            timings.write(result.timing_cache)
+            audits[name] = tools.audit(result.engine)
+            # Of several graphs in int8, one may have stayed in float32.
+            audit.check(audits[name], precision if quantized or precision != "int8" else "float32", file)
+            made[name] = result.engine
+        report("comparing with ONNX Runtime", math.nan)
+        verdict = compare(made)
+        gate.check(verdict, str(wanted[new[0]].graph.parent))
+        return made, verdict
 
     strong, (engines, verdict) = first_that_works(tools.typings(precision), attempt, report)
     notes = {"gate": verdict.notes(), "strongly_typed": strong, "workspace_bytes": workspace_bytes}
-    for graph in new:
-        data = engines.encoder if graph == "encoder" else engines.decoder
-        cache.store(keys[graph], data, {**notes, "layers": audits[graph].layers})
-    return Built(engines, _files(cache, keys), new, audits, verdict, strong)
+    for name in new:
+        cache.store(wanted[name].key, engines[name], {**notes, "layers": audits[name].layers})
+    return Built(engines, _files(cache, wanted), new, audits, verdict, strong)
 
 
 def first_that_works(
@@ -229,16 +287,13 @@ def first_that_works(
     return last, attempt(last)
 
 
-def _pair(found: dict[Graph, bytes | None], images: int, beams: int) -> EnginePair:
-    encoder, decoder = found["encoder"], found["decoder"]
-    if encoder is None or decoder is None:
-        raise EngineError("an engine is missing")
-    return EnginePair(encoder, decoder, images, beams)
+def _pair(found: Mapping[str, bytes], images: int, beams: int) -> EnginePair:
+    return EnginePair(found["encoder"], found["decoder"], images, beams)
 
 
-def _files(cache: EngineCache, keys: dict[Graph, EngineKey]) -> tuple[Path, ...]:
-    return tuple(path for key in keys.values() if (path := cache.find(key)) is not None)
+def _files(cache: EngineCache, wanted: Mapping[str, Wanted]) -> dict[str, Path]:
+    return {name: path for name, each in wanted.items() if (path := cache.find(each.key)) is not None}
 
 
-def _prefixed(report: Progress, graph: Graph) -> Progress:
-    return lambda phase, share: report(f"{graph}: {phase}", share)
+def _prefixed(report: Progress, name: str) -> Progress:
+    return lambda phase, share: report(f"{name}: {phase}", share)

@@ -18,7 +18,7 @@ from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, SearchOptions, Selection, Trace
 from camscribe.runtime.tensorrt.batch import Batch, Device
 from camscribe.runtime.tensorrt.device import CudaMachine
-from camscribe.runtime.tensorrt.toolchain import EnginePair
+from camscribe.runtime.tensorrt.toolchain import EnginePair, TileEngine
 
 More = Callable[[int, int], EnginePair]
 """Finds or builds the engines for B images and K beams; raises EngineError where there are none."""
@@ -38,11 +38,11 @@ class Machine(Protocol):
     def current(self, doing: str) -> AbstractContextManager[Any]:
         """Within such a block everything else may be called."""
 
-    def open(self, engines: EnginePair, sizes: Mapping[str, int]) -> None:
+    def open(self, engines: EnginePair | TileEngine, sizes: Mapping[str, int]) -> None:
         """Loads engines, for the free sizes of their tensors as given."""
 
-    def device(self, images: int, beams: int) -> Device:
-        """A device for one batch on opened engines."""
+    def device(self, *key: int) -> Device:
+        """A device for one batch on opened engines, which have that key."""
 
     def synchronize(self) -> None:
         """Waits until all batches are done."""
@@ -155,6 +155,19 @@ class EngineExecutor:
         parts = [batch.trace(self._step, attention=attention) for batch in self._batches]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
+    def boxes(self) -> Floats | None:
+        """See ``Executor``. The result is a copy."""
+        machine = self._running()
+        if not self._batches:
+            raise EngineError("boxes was called without encode")
+        if not self._pair.has_boxes:
+            return None
+        with self._on(machine, "reading the boxes"):
+            for batch in self._batches:
+                batch.fetch_boxes()
+            machine.synchronize()
+        return np.concatenate([boxes for batch in self._batches if (boxes := batch.boxes()) is not None])
+
     def close(self) -> None:
         """Frees everything on the device. Closing again does nothing; other calls are errors from then on."""
         machine, self._machine = self._machine, None
@@ -249,7 +262,7 @@ class TensorRTExecutor(EngineExecutor):
 
     def __init__(self, bundle: Bundle, precision: str, engines: EnginePair, more: More | None = None) -> None:
         pair = bundle.manifest.precisions[precision]
-        machine = CudaMachine(pair)
+        machine = CudaMachine({"encoder": pair.encoder, "decoder": pair.decoder})
         self.notes = machine.notes
         """What a user may want to know of how it runs."""
         super().__init__(bundle.manifest, pair, machine, engines, more)

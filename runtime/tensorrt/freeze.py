@@ -1,4 +1,6 @@
-"""From a graph with free B and K to a frozen one, by ONNX Runtime alone: no onnx package is needed on the device.
+"""From a graph with free sizes to a frozen one, by ONNX Runtime alone: no onnx package is needed on the device.
+
+The free sizes are B and K, of an enhancer H and W.
 
 ONNX Runtime's own optimised file cannot be used: where a CPU lacks an operator in half precision, ONNX Runtime puts
 casts to float32 around it, and drops some that are in the graph, so the islands of the typed FP16 graph would be lost.
@@ -9,6 +11,7 @@ makes the k of TopK a constant, as TensorRT wants it, and float32 weights of tho
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from camscribe.runtime.bundle import Bundle
@@ -26,10 +29,23 @@ def freeze(bundle: Bundle, precision: str, graph: GraphName, images: int, beams:
         BundleError: the graph is damaged, or of a kind that cannot be frozen.
         EngineError: ONNX Runtime is missing, or does not load the graph.
     """
-    path = bundle.graph(precision, graph)
     pair = bundle.manifest.precisions[precision]
     external = pair.encoder.external if graph == "encoder" else pair.decoder.external
     sizes = {"B": images} if graph == "encoder" else {"B": images, "K": beams}
+    return freeze_graph(bundle.graph(precision, graph), external, sizes)
+
+
+def freeze_graph(path: Path, external: Sequence[str], sizes: Mapping[str, int]) -> bytes:
+    """An ONNX file of a graph with its free sizes given, its weights inside and its 8-bit scales symmetric.
+
+    Args:
+        path: the graph.
+        external: files beside it that its weights may lie in.
+        sizes: by the name of a free size.
+
+    Raises:
+        BundleError, EngineError: see ``freeze``.
+    """
     folded = Graph(_fold(path, sizes))
     try:
         frozen = Graph(path.read_bytes())
@@ -44,12 +60,13 @@ def freeze(bundle: Bundle, precision: str, graph: GraphName, images: int, beams:
     free = [node for node in frozen.nodes if node.kind == "TopK" and node.inputs[1] not in frozen.weights]
     if free:
         raise BundleError(
-            f"{path}: {len(free)} TopK take a k that is still free when B and K are known; export the bundle again"
+            f"{path}: {len(free)} TopK take a k that is still free when {' and '.join(sizes)} are known; export the "
+            "bundle again"
         )
     return frozen.to_bytes()
 
 
-def _fold(path: Path, sizes: dict[str, int]) -> bytes:
+def _fold(path: Path, sizes: Mapping[str, int]) -> bytes:
     """The graph as ONNX Runtime optimises it for these sizes, constants computed."""
     try:
         runtime = onnxruntime()

@@ -6,7 +6,7 @@ Fields that are not named here are carried over as they are. Numbers of fields a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,6 +179,22 @@ def constant(name: str, value: npt.NDArray[Any]) -> bytes:
             Field(_TENSOR_RAW, _BYTES, value.tobytes()),
         ]
     )
+
+
+def node(kind: str, inputs: Sequence[str], outputs: Sequence[str]) -> Node:
+    """A node without attributes."""
+    names = [(_NODE_INPUT, name) for name in inputs] + [(_NODE_OUTPUT, name) for name in outputs]
+    data = _join([*(Field(number, _BYTES, name.encode()) for number, name in [*names, (_NODE_KIND, kind)])])
+    return Node(kind, tuple(inputs), tuple(outputs), data)
+
+
+def reading(other: Node, old: str, new: str) -> Node:
+    """A node that reads another tensor, and is the same otherwise."""
+    fields = (
+        field._replace(value=new.encode()) if (field.number, field.value) == (_NODE_INPUT, old.encode()) else field
+        for field in _fields(other.data)
+    )
+    return _node(_join(list(fields)))
 
 
 def _packed(data: bytes) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Protocol
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.executor import Executor
+from camscribe.runtime.manifest import GraphSpec
 from camscribe.runtime.tensorrt import audit, builder, gate, sealed_file, versions
 
 
@@ -25,6 +26,36 @@ class EnginePair:
     """B that both are frozen for; smaller batches are padded."""
     beams: int
     """K that the decoder is frozen for; the encoder knows no beams."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """B and K."""
+        return self.images, self.beams
+
+    @property
+    def parts(self) -> Mapping[str, bytes]:
+        """By graph."""
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
+
+@dataclass(frozen=True)
+class TileEngine:
+    """The engine of one variant and precision of an enhancer, as TensorRT serialized it."""
+
+    data: bytes
+    height: int
+    width: int
+    """Rows and columns of the small image that it is frozen for."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.height, self.width
+
+    @property
+    def parts(self) -> Mapping[str, bytes]:
+        """By graph, of which there is one."""
+        return {"enhancer": self.data}
 
 
 class Toolchain(Protocol):
@@ -43,7 +74,10 @@ class Toolchain(Protocol):
         """See ``audit.audit``."""
 
     def side(self, bundle: Bundle, precision: str, engines: EnginePair) -> AbstractContextManager[gate.Side]:
-        """The engines, running, to be compared."""
+        """A captioner's engines, running, to be compared."""
+
+    def runner(self, engine: bytes, graph: GraphSpec, sizes: Mapping[str, int]) -> AbstractContextManager[gate.Runner]:
+        """One engine, running, to be compared; ``sizes`` are the free ones of its tensors."""
 
 
 class TensorRT:
@@ -74,21 +108,24 @@ class TensorRT:
     def side(self, bundle: Bundle, precision: str, engines: EnginePair) -> Iterator[gate.Side]:
         """See ``Toolchain``."""
         from camscribe.runtime.tensorrt.executor import TensorRTExecutor
-        from camscribe.runtime.tensorrt.runner import EngineRunner
 
         pair = bundle.manifest.precisions[precision]
         rows, columns = bundle.manifest.attention_grid
         sizes = {"B": engines.images, "K": engines.beams, "P": rows * columns, "V": bundle.manifest.vocabulary_size}
         with contextlib.ExitStack() as opened:
             encoder, decoder = (
-                opened.enter_context(
-                    contextlib.closing(EngineRunner(self._trt, data, (*spec.inputs, *spec.outputs), sizes))
-                )
+                opened.enter_context(self.runner(data, spec, sizes))
                 for data, spec in ((engines.encoder, pair.encoder), (engines.decoder, pair.decoder))
             )
             executor: Executor = TensorRTExecutor(bundle, precision, engines)
             opened.callback(executor.close)
             yield gate.Side(encoder, decoder, executor)
+
+    def runner(self, engine: bytes, graph: GraphSpec, sizes: Mapping[str, int]) -> AbstractContextManager[gate.Runner]:
+        """See ``Toolchain``."""
+        from camscribe.runtime.tensorrt.runner import EngineRunner
+
+        return contextlib.closing(EngineRunner(self._trt, engine, (*graph.inputs, *graph.outputs), sizes))
 
 
 class TimingCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -129,6 +130,55 @@ def test_damaged_manifests_are_refused(tmp_path: Path, damage: object, message: 
     (folder / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=message):
         EnhancerBundle.load(folder)
+
+
+@pytest.mark.parametrize("tile", [384, 45])
+def test_a_network_of_another_scale_than_its_bundle_says_is_refused(
+    tmp_path: Path, photo: np.ndarray, tile: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sealed as it should be, so that only its pictures show it."""
+    onnx = pytest.importorskip("onnx")
+    folder = tmp_path / "copy"
+    shutil.copytree(DEFAULT_ENHANCER, folder)
+    model = onnx.load(folder / "psnr.onnx", load_external_data=False)
+    # Half of the pixels in each axis, by way of a stride.
+    last = model.graph.node[-1]
+    last.output[0] = "all"
+    names = ("starts", "ends", "axes", "steps")
+    for name, value in zip(names, ([0, 0], [2**31, 2**31], [1, 2], [2, 2]), strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), name))
+    model.graph.node.append(onnx.helper.make_node("Slice", ["all", *names], ["enhanced"]))
+    data = model.SerializeToString()
+    (folder / "psnr.onnx").write_bytes(data)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["files"]["psnr.onnx"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    with (
+        Enhancer.load(folder, "cpu", "float32", tile=tile) as enhancer,
+        pytest.raises(BundleError, match=r"the network enlarges \d+ x \d+ pixels to .*, its bundle says x4: fetch"),
+    ):
+        enhancer.enlarge(photo)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    arguments = ["--bundle", str(folder), "--precision", "float32", "--backend", "cpu", "--tile", str(tile)]
+    assert main(["enhance", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_every_way_to_an_image_that_is_too_small_is_one_line(
+    tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny, fine = tmp_path / "tiny.png", tmp_path / "fine.png"
+    Image.fromarray(photo[:40, :7]).save(tiny)
+    Image.fromarray(photo).save(fine)
+    assert main(["enhance", str(tiny), str(fine), "--out", str(tmp_path / "out"), "--backend", "cpu"]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"camscribe: {tiny}: image is 7 x 40 pixels; this enhancer takes 8 x 8 or more\n"
+    assert "fine.x4.png" in said.out
+    assert main(["enhance", str(fine), "--out", str(tmp_path / "out"), "--tile", "38"]) == 2
+    assert capsys.readouterr().err == "camscribe: tile is 38; expected more than 38, the tiles' overlap\n"
+    # Before a captioner it is passed on: a captioner takes any.
+    assert main(["caption", str(tiny), "--enhance", "64", "--json", "--backend", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["timings_ms"]["enhance"] == 0
 
 
 def test_the_command(tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,3 +73,24 @@ def test_the_shipped_configurations_load(repository: Path) -> None:
     assert set(tasks.values()) == {"captioning", "super_resolution"}
     assert all(isinstance(load_config(path), Config) for path, task in tasks.items() if task == "captioning")
     assert all(load_superres(path).stage for path, task in tasks.items() if task == "super_resolution")
+
+
+def test_keys_are_changed_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('seed = 1\n[data]\nroot = "data"\n[[stage]]\nname = "only"\nepochs = 1\n')
+    changed = load_config(path, ["seed=7", "model.decoder=updown", "model.dropout = 0.25", "data.tune='dev[:5]'"])
+    assert (changed.seed, changed.model.decoder, changed.model.dropout, changed.data.tune) == (
+        7,
+        "updown",
+        0.25,
+        "dev[:5]",
+    )
+    for change, message in (
+        ("seed", "expected KEY=VALUE"),
+        ("=7", "expected KEY=VALUE"),
+        ("stage.epochs=2", "stage is no single table"),
+        ("model.decoder=3", "decoder"),
+        ("model.decodr=updown", "decodr"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_config(path, [change])

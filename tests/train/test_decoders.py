@@ -28,7 +28,7 @@ def _decoder(name: str, **changes: object) -> Decoder:
 
 
 def _grid(images: int = 2) -> Tensor:
-    return torch.randn(images, GRID, 3, 4, generator=torch.Generator().manual_seed(1))
+    return torch.randn(images, 12, GRID, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("deep_output", [True, False])

@@ -44,7 +44,7 @@ def average(paths: Sequence[Path]) -> Checkpoint:
             raise DataError(
                 f"{path}: is of another model or vocabulary than {paths[0]}; average checkpoints of one run"
             )
-    mean = {f"model.{name}": torch.stack([tensors[name] for tensors in weights]).mean(dim=0) for name in weights[0]}
+    mean = {f"model.{name}": _mean([tensors[name] for tensors in weights]) for name in weights[0]}
     parts = [
         {
             "checkpoint": f"{path.resolve().parent.name}/{path.name}",
@@ -54,3 +54,8 @@ def average(paths: Sequence[Path]) -> Checkpoint:
         for path, checkpoint in zip(paths, checkpoints, strict=True)
     ]
     return Checkpoint(mean, {**{k: v for k, v in checkpoints[-1].meta.items() if k != "schema"}, "averaged": parts})
+
+
+def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean; of bytes (a detector's file) the first."""
+    return torch.stack(list(tensors)).mean(dim=0) if tensors[0].is_floating_point() else tensors[0]

@@ -20,9 +20,9 @@ from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.superres.metrics import image_scores
+from camscribe.train.superres.metrics import cropped, image_scores
 from camscribe.train.superres.patches import Pair, pair, photograph_files
-from camscribe.train.superres.perceptual import lpips_metric
+from camscribe.train.superres.perceptual import LPIPS_SMALLEST, lpips_metric
 from camscribe.train.superres.pictures import sheet
 from camscribe.train.superres.resize import resize
 from camscribe.train.versions import versions
@@ -63,6 +63,10 @@ def evaluate_images(options: argparse.Namespace, argv: Sequence[str]) -> int:
     if options.self_ensemble:
         enlarge = _ensemble(enlarge)
     perceived, why_not = lpips_metric()
+    too_small = [item.name for item in pairs if min(item.large.shape[:2]) - 2 * border < LPIPS_SMALLEST]
+    if perceived is not None and too_small:
+        perceived = None
+        why_not = f"{too_small[0]} has fewer than {LPIPS_SMALLEST}x{LPIPS_SMALLEST} pixels without its border"
     each: dict[str, dict[str, float]] = {}
     made: list[Pixels] = []
     with ProgressBar("scored", len(pairs)) as bar:
@@ -70,7 +74,7 @@ def evaluate_images(options: argparse.Namespace, argv: Sequence[str]) -> int:
             big = enlarge(item.small)
             each[item.name] = asdict(image_scores(big, item.large, border))
             if perceived is not None:
-                each[item.name]["lpips"] = perceived(big, item.large)
+                each[item.name]["lpips"] = perceived(cropped(big, border), cropped(item.large, border))
             made.append(big)
             bar.update(done)
     scores = {name: float(np.mean([row[name] for row in each.values()])) for name in next(iter(each.values()))}

@@ -25,13 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = Parser(prog="camscribe train", description=__doc__)
     parser.add_argument("config", type=Path, help="TOML configuration, see docs/training.md and docs/enhance.md")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, for example model.decoder=updown"
+    )
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME-OF-THE-CONFIGURATION)")
     parser.add_argument("--cache", type=Path, help="folder of cached features (default: OUT/cache)")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads of a process (default: all cores)")
     options = parser.parse_args(argv)
     super_resolution = read_table(options.config).get("task") == "super_resolution"
-    config = load_superres(options.config) if super_resolution else load_config(options.config)
+    load = load_superres if super_resolution else load_config
+    config = load(options.config, options.set)
     folder = options.out or Path("runs") / options.config.stem
     try:
         folder.mkdir(parents=True, exist_ok=True)

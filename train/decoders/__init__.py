@@ -19,15 +19,15 @@ DECODERS: dict[str, type[Decoder]] = {
 }
 
 
-def make_decoder(words: int, grid_width: int, config: ModelConfig) -> Decoder:
+def make_decoder(words: int, found_width: int, config: ModelConfig) -> Decoder:
     """The decoder that a configuration names.
 
     Args:
         words: size of the vocabulary V.
-        grid_width: width of the backbone's features.
+        found_width: width C of the encoder's features.
         config: the model's table.
 
     Raises:
         DataError: sizes of the configuration do not go together.
     """
-    return DECODERS[config.decoder](words, grid_width, config)
+    return DECODERS[config.decoder](words, found_width, config)

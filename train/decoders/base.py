@@ -1,7 +1,8 @@
 """What all decoders have in common.
 
-Shapes: B images, K hypotheses of an image (beams, or its captions in training), P grid cells, D memory width, A
-attention width, H state width, E embedding width, V words, T words of a caption.
+Shapes: B images, K hypotheses of an image (beams, or its captions in training), P positions (grid cells or regions), C
+width of the encoder's features, D memory width, A attention width, H state width, E embedding width, V words, T words
+of a caption.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from camscribe.train.config import ModelConfig
 
 Memory = dict[str, Tensor]
 State = dict[str, Tensor]
+HIDDEN = -1e4
+"""Added to the energy of what may not be attended to; a half-precision number holds it."""
 
 
 class Advance(NamedTuple):
@@ -46,7 +49,7 @@ class Decoder(nn.Module):
 
     Args:
         words: size of the vocabulary V.
-        grid_width: width of the backbone's features.
+        found_width: width C of the encoder's features.
         config: the model's table of the configuration.
     """
 
@@ -57,12 +60,12 @@ class Decoder(nn.Module):
     resamples = False
     """True where gradients through drawn captions are cheaper by running over them again than by keeping each step."""
 
-    def _make_memory(self, grid_width: int, config: ModelConfig) -> None:
+    def _make_memory(self, found_width: int, config: ModelConfig) -> None:
         self.config = config
-        self.memory_width = config.memory_width or grid_width
+        self.memory_width = config.memory_width or found_width
         if config.memory_width:
             self.project: nn.Module = nn.Sequential(
-                nn.Linear(grid_width, self.memory_width), nn.LayerNorm(self.memory_width)
+                nn.Linear(found_width, self.memory_width), nn.LayerNorm(self.memory_width)
             )
         else:
             self.project = nn.Sequential()
@@ -77,18 +80,32 @@ class Decoder(nn.Module):
             self.words = nn.Linear(config.state_width, words)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
-    def memory(self, grid: Tensor) -> tuple[Memory, State]:
-        """Features of the backbone [B, C, h, w] -> memory and initial state [B, ...] of an image."""
+    def memory(self, found: Tensor, hidden: Tensor | None = None) -> tuple[Memory, State]:
+        """Memory and initial state [B, ...] of images.
+
+        Args:
+            found: the encoder's features [B, P, C].
+            hidden: [B, P], added to the energies: 0, or ``HIDDEN`` of a position that is mere padding. None where
+                there is none; else it becomes the memory ``mask``.
+        """
         raise NotImplementedError
 
     def advance(self, word: Tensor, state: State, memory: Memory) -> Advance:
         """One step from embedded words [B, K, E] and states [B, K, ...]."""
         raise NotImplementedError
 
-    def features(self, grid: Tensor) -> Tensor:
-        """Features of the backbone [B, C, h, w] -> [B, P, D]."""
-        projected: Tensor = self.project(grid.flatten(2).transpose(1, 2))
-        return projected
+    @staticmethod
+    def weigh(energy: Tensor, memory: Memory) -> Tensor:
+        """Energies [B, K, P] -> attention, of which a hidden position gets none."""
+        return torch.softmax(energy + memory["mask"].unsqueeze(1) if "mask" in memory else energy, dim=-1)
+
+    @staticmethod
+    def mean(features: Tensor, hidden: Tensor | None) -> Tensor:
+        """Of the features [B, P, D] that are not hidden: [B, D]."""
+        if hidden is None:
+            return features.mean(dim=1)
+        shown = (hidden == 0).to(features.dtype).unsqueeze(2)
+        return (features * shown).sum(dim=1) / shown.sum(dim=1)
 
     def embed(self, token: Tensor) -> Tensor:
         """Token ids [...] -> [..., E]."""
@@ -150,6 +167,11 @@ class Decoder(nn.Module):
             logits = self.logits(*(part[chosen] for part in parts))
             drawn = torch.multinomial(torch.softmax(logits.float(), dim=-1), 1).squeeze(1)
         return word.masked_scatter(chosen.unsqueeze(-1).expand_as(word), self.embed(drawn).to(word.dtype))
+
+
+def masked(memory: Memory, hidden: Tensor | None) -> Memory:
+    """The memory, with what hides positions where anything does."""
+    return memory if hidden is None else {**memory, "mask": hidden}
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camscribe.train.config import ModelConfig
-from camscribe.train.decoders.base import Advance, Decoder, Memory, State, lstm_cell
+from camscribe.train.decoders.base import Advance, Decoder, Memory, State, lstm_cell, masked
 
 
 class _LuoDecoder(Decoder):
@@ -26,21 +26,20 @@ class _LuoDecoder(Decoder):
     def attend(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Queries [B, K, A] -> context [B, K, D] and attention [B, K, P]."""
         hidden = torch.tanh(memory["keys"].unsqueeze(1) + query.unsqueeze(2))
-        attention = torch.softmax(self.energy(hidden).squeeze(3), dim=-1)
+        attention = self.weigh(self.energy(hidden).squeeze(3), memory)
         return torch.matmul(attention, memory["features"]), attention
 
 
 class _EmbeddedDecoder(_LuoDecoder):
     """One whose features and words pass a ReLU, with dropout behind it."""
 
-    def _make_memory(self, grid_width: int, config: ModelConfig) -> None:
+    def _make_memory(self, found_width: int, config: ModelConfig) -> None:
         self.config = config
-        self.memory_width = config.memory_width or grid_width
-        self.project = nn.Linear(grid_width, self.memory_width) if config.memory_width else nn.Identity()
+        self.memory_width = config.memory_width or found_width
+        self.project = nn.Linear(found_width, self.memory_width) if config.memory_width else nn.Identity()
 
-    def features(self, grid: Tensor) -> Tensor:
-        """See ``Decoder``."""
-        return self._rectify(super().features(grid))
+    def _features(self, found: Tensor) -> Tensor:
+        return self._rectify(self.project(found))
 
     def embed(self, token: Tensor) -> Tensor:
         """See ``Decoder``."""
@@ -54,16 +53,16 @@ class _EmbeddedDecoder(_LuoDecoder):
 class TopDownDecoder(_EmbeddedDecoder):
     """Its ``updown`` (``topdown``): Anderson et al. 2018 with an embedding of the mean feature in place of the mean.
 
-    Equations as in ``UpDownDecoder``, with tanh in (3) as in the paper. The mean is taken over the backbone's grid, as
-    its ``fc`` features are, and both LSTMs start from zeros.
+    Equations as in ``UpDownDecoder``, with tanh in (3) as in the paper. The mean is taken over the encoder's features,
+    as its ``fc`` features are, and both LSTMs start from zeros.
     """
 
-    def __init__(self, words: int, grid_width: int, config: ModelConfig) -> None:
+    def __init__(self, words: int, found_width: int, config: ModelConfig) -> None:
         super().__init__()
-        self._make_memory(grid_width, config)
+        self._make_memory(found_width, config)
         state = config.state_width
         self._make_attention(config)
-        self.whole = nn.Linear(grid_width, state)
+        self.whole = nn.Linear(found_width, state)
         self.from_whole = nn.Linear(state, 4 * state)
         self.embedding = nn.Embedding(words, config.embedding_width)
         self.look = nn.Linear(config.embedding_width + 2 * state, 4 * state, bias=False)
@@ -71,14 +70,14 @@ class TopDownDecoder(_EmbeddedDecoder):
         self.say = nn.Linear(self.memory_width + state, 4 * state, bias=False)
         self._make_words(words, config, state + self.memory_width)
 
-    def memory(self, grid: Tensor) -> tuple[Memory, State]:
+    def memory(self, found: Tensor, hidden: Tensor | None = None) -> tuple[Memory, State]:
         """See ``Decoder``: memories ``features`` [B, P, D], ``keys`` [B, P, A] and ``whole`` [B, 4 H]; states ``h1``,
         ``c1`` of the attention LSTM and ``h2``, ``c2`` of the language LSTM [B, H], zero."""
-        features = self.features(grid)
-        whole = self.from_whole(self._rectify(self.whole(grid.flatten(2).mean(dim=2))))
+        features = self._features(found)
+        whole = self.from_whole(self._rectify(self.whole(self.mean(found, hidden))))
         zero = torch.zeros_like(whole[:, : self.config.state_width])
         memory = {"features": features, "keys": self.keys(features), "whole": whole}
-        return memory, {name: zero.clone() for name in ("h1", "c1", "h2", "c2")}
+        return masked(memory, hidden), {name: zero.clone() for name in ("h1", "c1", "h2", "c2")}
 
     def advance(self, word: Tensor, state: State, memory: Memory) -> Advance:
         """One step from embedded words [B, K, E] and states [B, K, H]."""
@@ -99,9 +98,9 @@ class Att2InDecoder(_EmbeddedDecoder):
     h = o tanh(c). States start from zeros; nothing but the attention sees the image.
     """
 
-    def __init__(self, words: int, grid_width: int, config: ModelConfig) -> None:
+    def __init__(self, words: int, found_width: int, config: ModelConfig) -> None:
         super().__init__()
-        self._make_memory(grid_width, config)
+        self._make_memory(found_width, config)
         state = config.state_width
         self._make_attention(config)
         self.embedding = nn.Embedding(words, config.embedding_width)
@@ -110,12 +109,12 @@ class Att2InDecoder(_EmbeddedDecoder):
         self.from_context = nn.Linear(self.memory_width, 2 * state, bias=False)
         self._make_words(words, config, state + self.memory_width)
 
-    def memory(self, grid: Tensor) -> tuple[Memory, State]:
+    def memory(self, found: Tensor, hidden: Tensor | None = None) -> tuple[Memory, State]:
         """See ``Decoder``: memories ``features`` [B, P, D] and ``keys`` [B, P, A], states ``h`` and ``c`` [B, H],
         zero."""
-        features = self.features(grid)
+        features = self._features(found)
         zero = features.new_zeros(features.shape[0], self.config.state_width)
-        return {"features": features, "keys": self.keys(features)}, {"h": zero, "c": zero.clone()}
+        return masked({"features": features, "keys": self.keys(features)}, hidden), {"h": zero, "c": zero.clone()}
 
     def advance(self, word: Tensor, state: State, memory: Memory) -> Advance:
         """One step from embedded words [B, K, E] and states [B, K, H]."""
@@ -134,9 +133,9 @@ class ShowAttendTellDecoder(_LuoDecoder):
     """Its ``show_attend_tell``: Xu et al. 2015 without the gate, on the backbone's features as they are where
     ``memory_width`` is 0. State and cell start from the same linear map of their mean."""
 
-    def __init__(self, words: int, grid_width: int, config: ModelConfig) -> None:
+    def __init__(self, words: int, found_width: int, config: ModelConfig) -> None:
         super().__init__()
-        self._make_memory(grid_width, config)
+        self._make_memory(found_width, config)
         state = config.state_width
         self._make_attention(config)
         self.initial = nn.Linear(self.memory_width, state)
@@ -145,11 +144,11 @@ class ShowAttendTellDecoder(_LuoDecoder):
         self.from_input = nn.Linear(config.embedding_width + self.memory_width, 4 * state, bias=False)
         self._make_words(words, config, state + self.memory_width)
 
-    def memory(self, grid: Tensor) -> tuple[Memory, State]:
+    def memory(self, found: Tensor, hidden: Tensor | None = None) -> tuple[Memory, State]:
         """See ``Decoder``: memories ``features`` [B, P, D] and ``keys`` [B, P, A], states ``h`` and ``c`` [B, H]."""
-        features = self.features(grid)
-        start = self.initial(features.mean(dim=1))
-        return {"features": features, "keys": self.keys(features)}, {"h": start, "c": start.clone()}
+        features = self.project(found)
+        start = self.initial(self.mean(features, hidden))
+        return masked({"features": features, "keys": self.keys(features)}, hidden), {"h": start, "c": start.clone()}
 
     def advance(self, word: Tensor, state: State, memory: Memory) -> Advance:
         """One step from embedded words [B, K, E] and states [B, K, H]."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from camscribe.train.config import ModelConfig
-from camscribe.train.decoders.base import Advance, Decoder, Memory, State, lstm_cell
+from camscribe.train.decoders.base import Advance, Decoder, Memory, State, lstm_cell, masked
 
 
 class SoftAttentionDecoder(Decoder):
@@ -19,9 +19,9 @@ class SoftAttentionDecoder(Decoder):
     ``from_state`` makes the query with its sign turned, and ``energy`` has no bias: one pass over [B, K, P, A], not 2.
     """
 
-    def __init__(self, words: int, grid_width: int, config: ModelConfig) -> None:
+    def __init__(self, words: int, found_width: int, config: ModelConfig) -> None:
         super().__init__()
-        self._make_memory(grid_width, config)
+        self._make_memory(found_width, config)
         width = self.memory_width
         self.keys = nn.Linear(width, config.attention_width)
         self.initial = nn.Linear(width, 2 * config.state_width)
@@ -31,11 +31,11 @@ class SoftAttentionDecoder(Decoder):
         self.energy = nn.Linear(config.attention_width, 1, bias=False)
         self._make_words(words, config, config.state_width + width)
 
-    def memory(self, grid: Tensor) -> tuple[Memory, State]:
+    def memory(self, found: Tensor, hidden: Tensor | None = None) -> tuple[Memory, State]:
         """See ``Decoder``: memories ``features`` [B, P, D] and ``keys`` [B, P, A], states ``h`` and ``c`` [B, H]."""
-        features = self.features(grid)
-        hidden, cell = self.initial(features.mean(dim=1)).chunk(2, dim=-1)
-        return {"features": features, "keys": self.keys(features)}, {"h": hidden, "c": cell}
+        features = self.project(found)
+        first, cell = self.initial(self.mean(features, hidden)).chunk(2, dim=-1)
+        return masked({"features": features, "keys": self.keys(features)}, hidden), {"h": first, "c": cell}
 
     def advance(self, word: Tensor, state: State, memory: Memory) -> Advance:
         """One step from embedded words [B, K, E] and states [B, K, H]."""
@@ -44,7 +44,7 @@ class SoftAttentionDecoder(Decoder):
             [config.attention_width, self.memory_width, 4 * config.state_width], dim=-1
         )
         hidden = torch.maximum(memory["keys"].unsqueeze(1), turned_query.unsqueeze(2))
-        attention = torch.softmax(self.energy(hidden).squeeze(3), dim=-1)
+        attention = self.weigh(self.energy(hidden).squeeze(3), memory)
         context = torch.sigmoid(gate) * torch.matmul(attention, memory["features"])
         gates = from_state + self.from_input(torch.cat([word, context], dim=-1))
         hidden, cell = lstm_cell(gates, state["c"])

@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 from camscribe.runtime.errors import DataError
 from camscribe.train.config import ModelConfig
-from camscribe.train.decoders.base import Advance, Decoder, Memory, State, Unrolled
-
-_HIDDEN = -1e4
-"""Added to the energy of what may not be attended to; a half-precision number holds it."""
+from camscribe.train.decoders.base import HIDDEN, Advance, Decoder, Memory, State, Unrolled, masked
 
 
 class _Layer(nn.Module):
@@ -54,7 +51,7 @@ class TransformerDecoder(Decoder):
 
     resamples = True
 
-    def __init__(self, words: int, grid_width: int, config: ModelConfig) -> None:
+    def __init__(self, words: int, found_width: int, config: ModelConfig) -> None:
         super().__init__()
         if config.state_width % config.heads or config.state_width % 2:
             raise DataError(
@@ -65,7 +62,7 @@ class TransformerDecoder(Decoder):
                 f"model: layers, heads and window are {config.layers}, {config.heads} and {config.window}; "
                 "expected at least 1, 1 and 2"
             )
-        self._make_memory(grid_width, config)
+        self._make_memory(found_width, config)
         width = config.state_width
         self.embedding = nn.Embedding(words, config.embedding_width)
         self.widen = nn.Linear(config.embedding_width, width)
@@ -76,10 +73,10 @@ class TransformerDecoder(Decoder):
         self.register_buffer("columns", torch.arange(config.window, dtype=torch.float32), persistent=False)
         self._make_words(words, config, width)
 
-    def memory(self, grid: Tensor) -> tuple[Memory, State]:
+    def memory(self, found: Tensor, hidden: Tensor | None = None) -> tuple[Memory, State]:
         """See ``Decoder``: memories ``keys`` [B, layers, heads, H / heads, P] and ``values`` [B, layers, heads, P,
         H / heads]; states ``past`` and ``position``, zero."""
-        config, features = self.config, self.features(grid)
+        config, features = self.config, self.project(found)
         heads = (config.heads, config.state_width // config.heads)
         both = torch.stack([layer.key_value(features) for layer in self.layers], dim=1)
         keys, values = both.chunk(2, dim=-1)
@@ -88,7 +85,8 @@ class TransformerDecoder(Decoder):
         # Zeros that depend on the input: an exporter would fix the number of images otherwise.
         zero = features[:, :1, :1].mul(0).flatten(1)
         past = zero.reshape(-1, 1, 1, 1).expand(-1, config.layers, 2 * config.state_width, config.window)
-        return {"keys": keys, "values": values}, {"past": past.contiguous(), "position": zero}
+        memory = masked({"keys": keys, "values": values}, hidden)
+        return memory, {"past": past.contiguous(), "position": zero}
 
     def advance(self, word: Tensor, state: State, memory: Memory) -> Advance:
         """One step from embedded words [B, K, E], the past and the position."""
@@ -96,7 +94,7 @@ class TransformerDecoder(Decoder):
         here = position - self.config.window * torch.floor(position / self.config.window)
         # 1 in the column of this word; columns that were never written are hidden. float32 holds any whole position.
         mine = (self.columns == here).to(word.dtype).unsqueeze(2)
-        hidden = torch.where(self.columns > position, _HIDDEN, 0.0).to(word.dtype)
+        hidden = torch.where(self.columns > position, HIDDEN, 0.0).to(word.dtype)
         stream = (self.widen(word) + self._place(position).to(word.dtype)).unsqueeze(2)
         pasts = []
         attention = word
@@ -130,7 +128,7 @@ class TransformerDecoder(Decoder):
         """Embedded words [B, K, T, E], all at once."""
         steps = torch.arange(words.shape[2], device=words.device)
         distance = steps.unsqueeze(1) - steps.unsqueeze(0)
-        hidden = torch.where((distance < 0) | (distance >= self.config.window), _HIDDEN, 0.0)
+        hidden = torch.where((distance < 0) | (distance >= self.config.window), HIDDEN, 0.0)
         places = self._place(steps.unsqueeze(1).float()).to(words.dtype)
         stream = self.widen(words) + places
         attention = words
@@ -145,7 +143,8 @@ class TransformerDecoder(Decoder):
     def _look(self, layer: nn.Module, stream: Tensor, memory: Memory, index: int) -> tuple[Tensor, Tensor]:
         """Attention to the image and the feed-forward layer; also the attention, [B, K, Q, P]."""
         keys, values = (memory[name].select(1, index).unsqueeze(1) for name in ("keys", "values"))
-        seen = self._attend(layer.query(layer.cross_norm(stream)), keys, values, None)
+        hidden = memory["mask"][:, None, None, None] if "mask" in memory else None
+        seen = self._attend(layer.query(layer.cross_norm(stream)), keys, values, hidden)
         stream = stream + self.dropout(layer.cross_output(seen.mixed))
         stream = stream + self.dropout(layer.feed(layer.feed_norm(stream)))
         return stream, seen.weights.mean(dim=2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from camscribe.train.config import ModelConfig
-from camscribe.train.decoders.base import Advance, Decoder, Memory, State, lstm_cell
+from camscribe.train.decoders.base import Advance, Decoder, Memory, State, lstm_cell, masked
 
 
 class UpDownDecoder(Decoder):
@@ -23,9 +23,9 @@ class UpDownDecoder(Decoder):
     language LSTM) are one. Both LSTMs start from the mean feature instead of zeros.
     """
 
-    def __init__(self, words: int, grid_width: int, config: ModelConfig) -> None:
+    def __init__(self, words: int, found_width: int, config: ModelConfig) -> None:
         super().__init__()
-        self._make_memory(grid_width, config)
+        self._make_memory(found_width, config)
         width, state = self.memory_width, config.state_width
         self.keys = nn.Linear(width, config.attention_width)
         self.initial = nn.Linear(width, 4 * state)
@@ -37,14 +37,14 @@ class UpDownDecoder(Decoder):
         self.energy = nn.Linear(config.attention_width, 1, bias=False)
         self._make_words(words, config, state + width)
 
-    def memory(self, grid: Tensor) -> tuple[Memory, State]:
+    def memory(self, found: Tensor, hidden: Tensor | None = None) -> tuple[Memory, State]:
         """See ``Decoder``: memories ``features`` [B, P, D], ``keys`` [B, P, A] and ``mean`` [B, 4 H]; states ``h1``,
         ``c1`` of the attention LSTM and ``h2``, ``c2`` of the language LSTM [B, H]."""
-        features = self.features(grid)
-        mean = features.mean(dim=1)
+        features = self.project(found)
+        mean = self.mean(features, hidden)
         parts = self.initial(mean).chunk(4, dim=-1)
         memory = {"features": features, "keys": self.keys(features), "mean": self.from_mean(mean)}
-        return memory, dict(zip(("h1", "c1", "h2", "c2"), parts, strict=True))
+        return masked(memory, hidden), dict(zip(("h1", "c1", "h2", "c2"), parts, strict=True))
 
     def advance(self, word: Tensor, state: State, memory: Memory) -> Advance:
         """One step from embedded words [B, K, E] and states [B, K, H]."""
@@ -53,7 +53,7 @@ class UpDownDecoder(Decoder):
         look, look_cell = lstm_cell(looked, state["c1"])
         turned_query, from_look = self.from_look(look).split([config.attention_width, 4 * config.state_width], dim=-1)
         hidden = torch.maximum(memory["keys"].unsqueeze(1), turned_query.unsqueeze(2))
-        attention = torch.softmax(self.energy(hidden).squeeze(3), dim=-1)
+        attention = self.weigh(self.energy(hidden).squeeze(3), memory)
         context = torch.matmul(attention, memory["features"])
         said = from_look + self.say(torch.cat([context, state["h2"]], dim=-1))
         say, say_cell = lstm_cell(said, state["c2"])

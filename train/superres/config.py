@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -136,13 +137,13 @@ class Config:
         return asdict(self)
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """Reads a TOML configuration; relative paths in it become absolute.
 
     Raises:
         DataError: the file is missing or not TOML, or a key or value is not one of the configuration's.
     """
-    table = read_table(path)
+    table = read_table(path, changes)
     base = path.resolve().parent
     for section, key in ((table.get("data"), "root"), (table, "start"), (table.get("features"), "weights")):
         if isinstance(section, dict) and isinstance(section.get(key), str) and section[key] not in ("", "torchvision"):

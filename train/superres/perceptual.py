@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -52,18 +54,28 @@ class PerceptualLoss(nn.Module):
         return torch.stack([F.l1_loss(own, other) for own, other in pairs]).mean()
 
 
-def lpips_metric() -> tuple[Callable[[Pixels, Pixels], float] | None, str]:
-    """LPIPS (Zhang et al. 2018) of two uint8 images [H, W, 3], or None with the reason why it is not to be had here.
+LPIPS_SMALLEST = 31
+"""Rows and columns that AlexNet needs: of less, nothing is left after its second pooling."""
 
-    Nothing is downloaded: the package must be installed, and AlexNet's weights lie in torchvision's cache.
+
+def lpips_metric() -> tuple[Callable[[Pixels, Pixels], float] | None, str]:
+    """LPIPS (Zhang et al. 2018, version 0.1) of two uint8 images [H, W, 3], or None and why it cannot be had.
+
+    Nothing is downloaded: the package ``lpips`` brings the weights of the levels, and AlexNet's lie where torchvision
+    keeps what it downloads.
     """
+    if importlib.util.find_spec("lpips") is None:
+        return None, "the package lpips is not installed: pip install lpips"
+    from torchvision.models import AlexNet_Weights
+
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.is_file():
+        return None, f"AlexNet's weights are not there: put {url} into {path.parent}"
     try:
-        import lpips
-    except ImportError:
-        return None, "the package lpips is not installed"
-    if not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-*.pth")):
-        return None, "AlexNet's weights are not in torchvision's cache"
-    network = lpips.LPIPS(net="alex", verbose=False).eval()
+        network = _lpips(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # whatever a damaged file makes the unpickler raise
+        return None, f"{path}: is not AlexNet's weights ({' '.join(str(error).split()):.120}); download it again: {url}"
 
     @torch.no_grad()
     def distance(made: Pixels, truth: Pixels) -> float:
@@ -71,3 +83,16 @@ def lpips_metric() -> tuple[Callable[[Pixels, Pixels], float] | None, str]:
         return float(network(own, other))
 
     return distance, ""
+
+
+def _lpips(backbone: Mapping[str, Tensor]) -> nn.Module:
+    """The package's network with AlexNet's weights in torchvision's names; by itself it would download them."""
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls torchvision and torch in ways of their past
+        network: nn.Module = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    features = network.get_submodule("net")
+    # slice2.3.weight there is features.3.weight in torchvision.
+    features.load_state_dict({name: backbone[f"features.{name.partition('.')[2]}"] for name in features.state_dict()})
+    return network.eval()

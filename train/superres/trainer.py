@@ -25,7 +25,7 @@ from camscribe.train.superres.generator import Generator
 from camscribe.train.superres.losses import pixel_loss
 from camscribe.train.superres.metrics import psnr_y
 from camscribe.train.superres.patches import Patches, read_photographs
-from camscribe.train.superres.weights import config_of, load_generator
+from camscribe.train.superres.weights import config_of, differences, load_generator
 
 _BETAS = (0.9, 0.99)
 
@@ -210,7 +210,7 @@ class Trainer(Run):
 
 def _load_start(path: Path, config: ModelConfig) -> Generator:
     generator = load_generator(Checkpoint.load(path), str(path))
-    if generator.config != config:
-        other = [name for name, value in vars(config).items() if vars(generator.config)[name] != value]
-        raise DataError(f"{path}: is of another generator: [model] differs in {', '.join(other)}; start needs the same")
+    apart = differences(generator.config, config)
+    if apart:
+        raise DataError(f"{path}: is of another generator: [model] differs in {apart}; start needs the same")
     return generator

@@ -6,7 +6,7 @@ import torch
 
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.superres.config import Config, from_dict
+from camscribe.train.superres.config import Config, ModelConfig, from_dict
 from camscribe.train.superres.generator import Generator
 
 
@@ -28,11 +28,25 @@ def load_generator(checkpoint: Checkpoint, where: str = "checkpoint") -> Generat
         DataError: the checkpoint is of another task, or its tensors do not fit its configuration.
     """
     generator = Generator(config_of(checkpoint, where).model)
-    try:
-        generator.load_state_dict({**checkpoint.of("model."), **checkpoint.of("average.")})
-    except RuntimeError as error:
-        raise DataError(f"{where}: does not fit its own configuration: {' '.join(str(error).split())}") from error
+    found, wanted = {**checkpoint.of("model."), **checkpoint.of("average.")}, generator.state_dict()
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "unknown": [name for name in found if name not in wanted],
+        "of another shape": [name for name in wanted if name in found and found[name].shape != wanted[name].shape],
+    }
+    if any(problems.values()):
+        said = ", ".join(f"{len(names)} tensors {what} ({names[0]})" for what, names in problems.items() if names)
+        raise DataError(
+            f"{where}: does not fit its own configuration, a generator {generator.config.generator!r}: {said}"
+        )
+    generator.load_state_dict(found)
     return generator.eval()
+
+
+def differences(found: ModelConfig, wanted: ModelConfig) -> str:
+    """In what one generator differs from another: ``scale (2, expected 4)``; empty where they are the same."""
+    mine, other = vars(found), vars(wanted)
+    return ", ".join(f"{name} ({mine[name]}, expected {other[name]})" for name in other if mine[name] != other[name])
 
 
 def blend(first: tuple[Checkpoint, str], second: tuple[Checkpoint, str], share: float) -> tuple[Checkpoint, Generator]:
@@ -53,8 +67,9 @@ def blend(first: tuple[Checkpoint, str], second: tuple[Checkpoint, str], share: 
     if not 0 <= share <= 1:
         raise OptionError(f"a blend of {share}; expected 0 (the first network alone) to 1 (the second alone)")
     made, other = (load_generator(checkpoint, where) for checkpoint, where in (first, second))
-    if made.config != other.config:
-        raise DataError(f"{second[1]}: is of another generator than {first[1]}; expected the same [model]")
+    apart = differences(other.config, made.config)
+    if apart:
+        raise DataError(f"{second[1]}: is of another generator than {first[1]}: [model] differs in {apart}")
     weights = other.state_dict()
     with torch.no_grad():
         for name, value in made.state_dict().items():

@@ -96,20 +96,20 @@ def test_what_int8_costs_the_bundled_model_is_in_its_manifest() -> None:
 
 
 def test_the_result_is_told_in_words_and_as_json(tmp_path: Path) -> None:
-    paths = tuple(tmp_path / f"{graph}.engine" for graph in ("encoder", "decoder"))
-    for path in paths:
+    paths = {graph: tmp_path / f"{graph}.engine" for graph in ("encoder", "decoder")}
+    for path in paths.values():
         path.write_bytes(b"x" * 1_500_000)
     verdict = gate.Verdict(8, {"attention": 0.004}, 0.02, 7, [0.01])
     built = Built(
         EnginePair(b"", b"", 1, 3), paths, ("decoder",), {"decoder": Audit({"half": 30, "float": 9})}, verdict, True
     )
-    text = "\n".join(build._describe(built, 12.3))
+    text = "\n".join(build.describe([built], 12.3))
     assert "encoder.engine (1.5 MB, was there)" in text
     assert "39 layers: 30 in half, 9 in float" in text
     assert "7 of 8 captions as in float32, log-probabilities within 0.02" in text
     assert "built in 12 s" in text
-    assert json.loads(json.dumps(build._as_json(built)))["gate"]["gaps"] == [0.01]
-    assert "nothing to build" in list(build._describe(Built(built.engines, paths, ()), 0.1))
+    assert json.loads(json.dumps(build.as_json(built)))["gate"]["gaps"] == [0.01]
+    assert "nothing to build" in list(build.describe([Built(built.engines, paths, ())], 0.1))
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Terminal(io.StringIO):
 def test_progress_is_a_line_for_each_phase_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal(terminal=False)
     monkeypatch.setattr(sys, "stderr", stream)
-    with build._ProgressLines(show=True) as progress:
+    with build.BuildProgress(show=True) as progress:
         for share in (0.1, 0.2, 0.3):
             progress.show("encoder: Building engine", share)
         progress.show("decoder: building", float("nan"))
@@ -138,13 +138,13 @@ def test_progress_is_a_line_for_each_phase_where_there_is_no_terminal(monkeypatc
 def test_progress_is_one_line_on_a_terminal_and_nothing_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal(terminal=True)
     monkeypatch.setattr(sys, "stderr", stream)
-    with build._ProgressLines(show=True) as progress:
+    with build.BuildProgress(show=True) as progress:
         progress.show("encoder: Building engine", 0.5)
     assert "\n" not in stream.getvalue()
     assert "encoder: Building engine ████████████░░░░░░░░░░░░" in stream.getvalue()
     quiet = Terminal(terminal=True)
     monkeypatch.setattr(sys, "stderr", quiet)
-    with build._ProgressLines(show=False) as progress:
+    with build.BuildProgress(show=False) as progress:
         progress.show("encoder", 0.5)
     assert quiet.getvalue() == ""
 

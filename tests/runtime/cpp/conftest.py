@@ -291,6 +291,10 @@ class Caption:
             for name in ("token", "parent", "score", "ended_score", "ended_parent")
         }
         self.trace["attention"] = np.ctypeslib.as_array(view.attention, (*shape, view.positions)).copy()
+        boxes, found = ctypes.POINTER(ctypes.c_float)(), ctypes.c_int32()
+        library.check(library.c.camscribe_caption_boxes(handle, ctypes.byref(boxes), ctypes.byref(found)))
+        self.boxes = np.ctypeslib.as_array(boxes, (found.value, 4)).copy() if boxes else None
+        assert (self.boxes is None) == (found.value == 0)
         library.c.camscribe_caption_free(handle)
 
     @staticmethod
@@ -298,6 +302,7 @@ class Caption:
         view = HypothesisView(size=ctypes.sizeof(HypothesisView))
         library.check(library.c.camscribe_caption_hypothesis(handle, index, ctypes.byref(view)))
         count = view.word_count
+        shape = (count, view.rows, view.columns)
         return Sentence(
             view.text.decode(),
             tuple(view.words[word].decode() for word in range(count)),
@@ -305,7 +310,8 @@ class Caption:
             view.log_prob,
             view.score,
             bool(view.truncated),
-            np.ctypeslib.as_array(view.attention, (count, view.rows, view.columns)).copy(),
+            # A caption without words has none, and perhaps no address either.
+            np.ctypeslib.as_array(view.attention, shape).copy() if count else np.zeros(shape, np.float32),
         )
 
 

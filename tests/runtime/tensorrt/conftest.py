@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
 from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle, write_bundle
-from camscribe.runtime.manifest import GraphPair
+from camscribe.runtime.manifest import GraphPair, GraphSpec
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session
 from camscribe.runtime.tensorrt import audit, builder, gate
+from camscribe.runtime.tensorrt.plan import fixed_shape
 from camscribe.runtime.tensorrt.toolchain import EnginePair
 
 Change = Callable[[onnx.ModelProto], None]
@@ -111,6 +113,15 @@ class OnnxToolchain:
             executor = OnnxRuntimeExecutor(frozen, precision, "cpu")
             yield gate.Side(*map(gate.SessionRunner, sessions), executor)
             executor.close()
+
+    @contextlib.contextmanager
+    def runner(self, engine: bytes, graph: GraphSpec, sizes: Mapping[str, int]) -> Iterator[gate.SessionRunner]:
+        session = onnxruntime.InferenceSession(engine, providers=["CPUExecutionProvider"])
+        for spec, found in zip(
+            (*graph.inputs, *graph.outputs), (*session.get_inputs(), *session.get_outputs()), strict=True
+        ):
+            assert (found.name, tuple(found.shape)) == (spec.name, fixed_shape(spec, sizes))
+        yield gate.SessionRunner(session)
 
 
 @pytest.fixture

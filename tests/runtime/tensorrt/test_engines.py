@@ -43,7 +43,7 @@ def test_engines_are_built_compared_and_kept(bundle: Bundle, device: Any, toolch
         "encoder",
         "timings-10.3.0-NVIDIA_Test-8.7.cache",
     ]
-    notes = sealed_file.read_header(built.files[1])["notes"]
+    notes = sealed_file.read_header(built.files["decoder"])["notes"]
     assert notes["layers"] == {"half": 1}
     assert notes["gate"]["same_captions"] == 8
     keys = keys_of(bundle, "fp16", 2, 3, device, "10.3.0")
@@ -83,13 +83,13 @@ def test_engines_that_do_not_pass_are_not_stored_and_the_old_ones_stay(
     bundle: Bundle, device: Any, toolchain: Any, scaled: Any
 ) -> None:
     old = build_engines(bundle, "fp16", 1, 3, device, toolchain=toolchain)
-    before = {path: path.read_bytes() for path in old.files}
+    before = {path: path.read_bytes() for path in old.files.values()}
     toolchain.damage = lambda recipe: scaled(1.5)
     with pytest.raises(EngineError, match="the engines differ from ONNX Runtime and are not used"):
         build_engines(bundle, "fp16", 1, 3, device, toolchain=toolchain, rebuild=True)
     with pytest.raises(EngineError, match="are not used"):
         build_engines(bundle, "fp16", 2, 3, device, toolchain=toolchain)
-    assert {path: path.read_bytes() for path in old.files} == before
+    assert {path: path.read_bytes() for path in old.files.values()} == before
     assert len([name for name in files(bundle) if name.endswith(".engine")]) == 2
 
 
@@ -133,7 +133,7 @@ def test_where_strong_typing_computes_wrong_flags_are_tried(
     assert built.strong is False
     assert [recipe.strong for recipe in tools.recipes] == [True, True, False, False]
     assert any("strongly typed engines did not pass" in line for line in told)
-    assert sealed_file.read_header(built.files[0])["notes"]["strongly_typed"] is False
+    assert sealed_file.read_header(built.files["encoder"])["notes"]["strongly_typed"] is False
 
 
 def test_the_last_way_to_build_gives_the_error() -> None:

@@ -7,10 +7,9 @@ not copied is not seen.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import runpy
 import time
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -27,124 +26,41 @@ from camscribe.benchmarks.variants import Opened
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.cuda.arrays import DeviceImage
-from camscribe.runtime.cuda.driver import Shared
 from camscribe.runtime.errors import EngineError, NoEngineError
 from camscribe.runtime.executor import Choice
 from camscribe.runtime.executor import search as search_with
 from camscribe.runtime.guided.guide import Guide
 from camscribe.runtime.guided.options import GuidedOptions
-from camscribe.runtime.manifest import Graph, GraphPair
+from camscribe.runtime.manifest import GraphPair
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session
-from camscribe.runtime.pixels import PixelSpec, reduce
+from camscribe.runtime.pixels import reduce
 from camscribe.runtime.search import Hypothesis, Progress, SearchOptions, Selection, hypotheses
 from camscribe.runtime.tensorrt.batch import Batch
 from camscribe.runtime.tensorrt.executor import EngineExecutor
 from camscribe.runtime.tensorrt.plan import ALIGNMENT, Plan
 from camscribe.runtime.tensorrt.toolchain import EnginePair
 
-
-def aligned_bytes(size: int) -> np.ndarray:
-    """uint8 [size] at an address that is a multiple of 256, filled with what makes NaN of every float."""
-    whole = np.full(size + ALIGNMENT, 0xFF, np.uint8)
-    begin = -whole.ctypes.data % ALIGNMENT
-    return whole[begin : begin + size]
+HOST = runpy.run_path(str(Path(__file__).with_name("host_device.py")))
+aligned_bytes: Callable[[int], np.ndarray] = HOST["aligned_bytes"]
 
 
-class HostDevice:
-    """``Device`` on host memory; ONNX Runtime reads and writes at the addresses of the plan."""
-
-    def __init__(self, bundle: Bundle, sizes: dict[str, int], *, mapped: bool = False, recorded: bool = False) -> None:
-        self.pair = bundle.manifest.precisions["float32"]
-        self.sessions = {name: open_session(bundle.graph("float32", name), "cpu", 1) for name in ("encoder", "decoder")}
-        self.sizes, self.mapped, self.recorded = sizes, mapped, recorded
-        self.blocks: list[np.ndarray] = []
-        self.calls: Counter[str] = Counter()
-        self.queue: list[Callable[[], None]] = []
-        self.graphs: dict[Hashable, list[Callable[[], None]]] = {}
-
-    def _block(self, size: int) -> np.ndarray:
-        self.blocks.append(aligned_bytes(size))
-        return self.blocks[-1]
-
-    def _enqueue(self, name: str, work: Callable[[], None]) -> None:
-        """Nothing runs before somebody waits, so that a read without waiting shows."""
-        self.calls[name] += 1
-        self.queue.append(work)
-
-    def private(self, size: int) -> int:
-        return int(self._block(size).ctypes.data)
-
-    def shared(self, size: int) -> Shared:
-        host = self._block(size)
-        host[:] = 0
-        return Shared(host, host.ctypes.data if self.mapped else self.private(size), self.mapped)
-
-    def upload(self, memory: Shared, begin: int, end: int) -> None:
-        if not memory.mapped:
-            content = memory.host[begin:end].tobytes()
-            self._enqueue("upload", lambda: ctypes.memmove(memory.address + begin, content, end - begin) and None)
-
-    def download(self, memory: Shared, begin: int, end: int) -> None:
-        if not memory.mapped:
-            target = memory.host[begin:end].ctypes.data
-            self._enqueue("download", lambda: ctypes.memmove(target, memory.address + begin, end - begin) and None)
-
-    def copy(self, target: int, source: int, size: int) -> None:
-        self._enqueue("copy", lambda: ctypes.memmove(target, source, size) and None)
-
-    def reduce(self, image: DeviceImage, spec: PixelSpec, target: int) -> None:
-        pixels = reduce(image.owner, spec)  # type: ignore[arg-type]
-        self._enqueue("reduce", lambda: ctypes.memmove(target, pixels.ctypes.data, pixels.nbytes) and None)
-
-    def wait_for(self, image: DeviceImage) -> None:
-        self.calls["wait_for"] += 1
-
-    def run(self, graph: Graph, addresses: Mapping[str, int]) -> None:
-        addresses = dict(addresses)
-
-        def work() -> None:
-            session = self.sessions[graph]
-            spec = getattr(self.pair, graph)
-            binding = session.io_binding()
-            for bind, tensors in ((binding.bind_input, spec.inputs), (binding.bind_output, spec.outputs)):
-                for tensor in tensors:
-                    assert addresses[tensor.name] % ALIGNMENT == 0, tensor.name
-                    shape = [self.sizes[size] if isinstance(size, str) else size for size in tensor.shape]
-                    bind(tensor.name, "cpu", 0, np.dtype(tensor.dtype), shape, addresses[tensor.name])
-            assert set(addresses) == {tensor.name for tensor in (*spec.inputs, *spec.outputs)}
-            session.run_with_iobinding(binding)
-
-        self._enqueue(graph, work)
-
-    def repeat(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Replays what was recorded, addresses and all, as a CUDA graph does."""
-        if not self.recorded or key not in self.graphs:
-            before = len(self.queue)
-            work()
-            self.graphs[key] = self.queue[before:]
-        else:
-            self.calls["replay"] += 1
-            self.queue += self.graphs[key]
-
-    def synchronize(self) -> None:
-        self.calls["synchronize"] += 1
-        for work in self.queue:
-            work()
-        self.queue.clear()
-
-    def close(self) -> None:
-        self.blocks.clear()
+def host_device(bundle: Bundle, sizes: Mapping[str, int], **options: bool) -> Any:
+    """A device whose engines are the bundle's float32 graphs."""
+    pair = bundle.manifest.precisions["float32"]
+    specs = {"encoder": pair.encoder, "decoder": pair.decoder}
+    sessions = {name: open_session(bundle.path / spec.file, "cpu", 1) for name, spec in specs.items()}
+    return HOST["HostDevice"](specs, sessions, sizes, **options)
 
 
-def make_batch(bundle: Bundle, images: int, beams: int, steps: int, **options: bool) -> tuple[Batch, HostDevice]:
+def make_batch(bundle: Bundle, images: int, beams: int, steps: int, **options: bool) -> tuple[Batch, Any]:
     rows, columns = bundle.manifest.attention_grid
     sizes = {"B": images, "K": beams, "P": rows * columns, "V": bundle.manifest.vocabulary_size}
-    device = HostDevice(bundle, sizes, **options)
+    device = host_device(bundle, sizes, **options)
     return Batch(device, bundle.manifest, bundle.manifest.precisions["float32"], images, beams, steps), device
 
 
 def search(
-    batch: Batch, device: HostDevice, images: Any, options: SearchOptions, bias: Any, poll: int
+    batch: Batch, device: Any, images: Any, options: SearchOptions, bias: Any, poll: int
 ) -> list[list[Hypothesis]]:
     """The loop of ``camscribe.runtime.executor.search`` with the executor's intervals."""
     device.synchronize()
@@ -192,6 +108,38 @@ def test_the_plan_gives_the_words_of_onnx_runtime(
     for seed in (0, 1):  # the second search finds the memory as the first left it
         pixels = toy.images(images, seed=seed)
         assert_same(search(batch, device, pixels, options, bias, poll), expected(toy_bundle, pixels, options))
+
+
+@pytest.mark.parametrize(("mapped", "recorded"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("images", [1, 3])
+def test_boxes_come_to_the_host_with_the_words_of_onnx_runtime(
+    boxes_bundle: Bundle, boxes_toy: Any, images: int, mapped: bool, recorded: bool
+) -> None:
+    options, bias = SearchOptions(beams=3, max_words=8, nbest=3), boxes_bundle.vocabulary.bias()
+    batch, device = make_batch(boxes_bundle, images, 3, 8, mapped=mapped, recorded=recorded)
+    alone = OnnxRuntimeExecutor(boxes_bundle, "float32", "cpu", 1)
+    for seed in (0, 1, 2):
+        pixels = boxes_toy.images(images, seed=seed)
+        found = search(batch, device, pixels, options, bias, 4)
+        assert_same(found, expected(boxes_bundle, pixels, options))
+        batch.fetch_boxes()
+        device.synchronize()
+        alone.encode(pixels, options, bias)
+        boxes = batch.boxes()
+        assert boxes is not None
+        np.testing.assert_array_equal(boxes, alone.boxes())  # type: ignore[arg-type]
+    # TensorRT waits for the number of boxes, so that only the steps can be recorded.
+    assert device.calls["encoder"] == 3
+    assert (device.calls["replay"] > 0) == recorded
+
+
+def test_boxes_cost_others_nothing(toy_bundle: Bundle, toy: Any) -> None:
+    batch, device = make_batch(toy_bundle, 1, 3, 8)
+    assert batch.plan.boxes is None
+    device.calls.clear()
+    batch.fetch_boxes()
+    assert batch.boxes() is None
+    assert not device.calls
 
 
 @pytest.mark.parametrize("mapped", [False, True])
@@ -354,7 +302,7 @@ class HostMachine:
         self.integrated = integrated
         self.bundle = bundle
         self.sizes: dict[tuple[int, int], dict[str, int]] = {}
-        self.devices: list[HostDevice] = []
+        self.devices: list[Any] = []
         self.inside = 0
         self.closed = False
         self.failing = False
@@ -374,9 +322,9 @@ class HostMachine:
         assert engines.encoder == b"encoder"
         self.sizes[engines.images, engines.beams] = dict(sizes)
 
-    def device(self, images: int, beams: int) -> HostDevice:
+    def device(self, images: int, beams: int) -> Any:
         assert self.inside
-        self.devices.append(HostDevice(self.bundle, self.sizes[images, beams], mapped=self.integrated, recorded=True))
+        self.devices.append(host_device(self.bundle, self.sizes[images, beams], mapped=self.integrated, recorded=True))
         return self.devices[-1]
 
     def synchronize(self) -> None:
@@ -415,6 +363,30 @@ def test_batches_larger_than_an_engine_are_searched_side_by_side(
     assert len(machine.devices) == 20  # made once each, as many as are needed together
     executor.close()
     assert machine.closed
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_boxes_of_batches_side_by_side_are_those_of_their_images(
+    boxes_bundle: Bundle, boxes_toy: Any, integrated: bool
+) -> None:
+    executor, _ = make_executor(boxes_bundle, integrated=integrated)
+    with pytest.raises(EngineError, match="boxes was called without encode"):
+        executor.boxes()
+    captioner = Captioner(boxes_bundle, executor, Choice("tensorrt", "float32", (), surprising=False))
+    with Captioner.load(boxes_bundle.path, backend="cpu", threads=1) as plain:
+        for count in (5, 1, 3):
+            images = list(boxes_toy.images(count, seed=count))
+            for one, other in zip(captioner.caption(images, "rgb"), plain.caption(images, "rgb"), strict=True):
+                assert one.words == other.words
+                np.testing.assert_array_equal(one.boxes, other.boxes)  # type: ignore[arg-type]
+    executor.encode(boxes_toy.images(1), SearchOptions(beams=3, max_words=8), boxes_bundle.vocabulary.bias())
+    held = executor.boxes()
+    assert held is not None
+    before = held.copy()
+    executor.close()
+    np.testing.assert_array_equal(held, before)  # a copy, which outlives the memory it came from
+    with pytest.raises(EngineError, match="this executor is closed"):
+        executor.boxes()
 
 
 @pytest.mark.parametrize("integrated", [False, True])
@@ -521,7 +493,7 @@ def test_a_closed_executor_says_so(toy_bundle: Bundle, toy: Any) -> None:
 class QueueStamps:
     """Moments in the queue of a ``HostDevice``, as events are on a stream."""
 
-    def __init__(self, device: HostDevice) -> None:
+    def __init__(self, device: Any) -> None:
         self.queue = device.queue
 
     def now(self) -> list[float]:

@@ -64,6 +64,37 @@ def test_every_number_that_could_be_said_can_still_be_said_within_a_step(zero: i
     np.testing.assert_allclose(found, x + np.float32([500, -500, 6]), atol=step * 0.501 + 1e-3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("zero", [0, 1])
+def test_a_quantiser_that_was_the_relu_stays_one(zero: int) -> None:
+    """A lower bound of 0 cuts off what is negative; another one is a matter of the range."""
+    made = rewritten(quantised(0.1, zero))
+    assert [node.op_type for node in made.graph.node].count("Relu") == (zero == 0)
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.linspace(-20, 20, 15, dtype=np.float32).reshape(5, 3)
+    (found,) = session.run(None, {"x": x})
+    expected = x.clip(0 if zero == 0 else -25.4, 25.5) + np.float32([500, -500, 6])
+    np.testing.assert_allclose(found, expected, atol=0.11, rtol=1e-6)
+
+
+def test_what_is_positive_already_gets_no_second_relu() -> None:
+    def q(name: str, source: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("QuantizeLinear", [source, "scale", "zero"], [f"{name}8"]),
+            helper.make_node("DequantizeLinear", [f"{name}8", "scale", "zero"], [name]),
+        ]
+
+    nodes = [*q("a", "x"), *q("b", "x"), helper.make_node("Concat", ["a", "b"], ["ab"], axis=0), *q("y", "ab")]
+    model = quantised(0.1, 0)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 10
+    made = rewritten(model)
+    kinds = [node.op_type for node in made.graph.node]
+    assert kinds == ["Relu", *(["QuantizeLinear", "DequantizeLinear"] * 2), "Concat", *kinds[-2:]]
+    read = [node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    assert read == ["x.rectified", "x.rectified", "ab"]
+
+
 def test_symmetric_graphs_and_graphs_without_8_bits_stay_as_they_are(toy_bundle: Bundle) -> None:
     made = rewritten(quantised(0.1, 0, np.int8))
     weights = {weight.name: numpy_helper.to_array(weight) for weight in made.graph.initializer}

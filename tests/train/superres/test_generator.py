@@ -129,12 +129,19 @@ def test_blending_lies_between_two_networks() -> None:
 
 def test_weights_of_another_generator_are_refused() -> None:
     first, second = _checkpoint(SMALL, 1), _checkpoint(replace(SMALL, width=12), 2)
-    with pytest.raises(DataError, match="another generator"):
+    with pytest.raises(DataError, match=r"b: is of another generator than a: \[model\] differs in width \(12,"):
         blend((first, "a"), (second, "b"), 0.5)
+    half = _checkpoint(replace(SMALL, scale=2), 2)
+    with pytest.raises(DataError, match=r"differs in scale \(2, expected 4\)$"):
+        blend((first, "a"), (half, "b"), 0.5)
     with pytest.raises(OptionError, match=r"blend of 1\.5"):
         blend((first, "a"), (first, "b"), 1.5)
     mixed = Checkpoint(second.tensors, first.meta)
-    with pytest.raises(DataError, match="does not fit its own configuration"):
+    with pytest.raises(DataError, match=r"mixed\.safetensors: does not fit its own configuration, .*of another shape"):
         load_generator(mixed, "mixed.safetensors")
+    other = Checkpoint(_checkpoint(replace(SMALL, generator="srresnet"), 1).tensors, first.meta)
+    with pytest.raises(DataError, match=r"a generator 'inception': \d+ tensors missing \(body\.0") as caught:
+        load_generator(other, "other.safetensors")
+    assert len(str(caught.value)) < 250
     with pytest.raises(DataError, match="task captioning"):
         load_generator(Checkpoint({}, {"config": {}}), "captioner.safetensors")

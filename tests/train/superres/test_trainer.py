@@ -111,7 +111,7 @@ def test_another_configuration_or_generator_is_refused(photographs: Path, tmp_pa
     with pytest.raises(DataError, match="another configuration"):
         _trainer(_config(photographs, [PIXEL], seed=9), tmp_path / "run")
     wide = from_dict({**_config(photographs, [PIXEL]).to_dict(), "model": {**MODEL, "width": 12}, "start": str(best)})
-    with pytest.raises(DataError, match=r"another generator: \[model\] differs in width"):
+    with pytest.raises(DataError, match=r"another generator: \[model\] differs in width \(\d+, expected 12\); start"):
         _trainer(wide, tmp_path / "wide")
     _trainer(_config(photographs, [GAN], start=str(best)), tmp_path / "gan").run()
 
