@@ -39,7 +39,7 @@ _NEVER = -1e3
 _BATCH_NORM = 1e-5
 """PyTorch's epsilon."""
 _INSTEAD = "give its cocotalk.json, the JSON with ix_to_word"
-_HELP = "import a checkpoint of ResNet features, or train decoder = 'updown' on your photographs with camscribe train"
+_HELP = "import a checkpoint of ResNet features, or train encoder = 'regions', decoder = 'updown' with camscribe train"
 
 Tensors = Mapping[str, Tensor]
 

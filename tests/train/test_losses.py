@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 from camscribe.train.config import ModelConfig
 from camscribe.train.decoders.base import spread
+from camscribe.train.features import Seen
 from camscribe.train.losses import CaptionLoss
 from camscribe.train.model import Captioner
 
@@ -38,19 +39,19 @@ Caption = tuple[int, ...]
 Baseline = Literal["samples", "greedy"]
 
 
-def _loss(decoder: Literal["soft_attention", "transformer"], dropout: float = 0.0) -> tuple[CaptionLoss, Tensor]:
+def _loss(decoder: Literal["soft_attention", "transformer"], dropout: float = 0.0) -> tuple[CaptionLoss, Seen]:
     """A loss over a small model that prefers some words, and the features of two images."""
     torch.manual_seed(3)
     captioner = Captioner(len(VOCABULARY), replace(CONFIG, decoder=decoder, dropout=dropout))
     nn.init.normal_(captioner.decoder.embedding.weight, std=0.3)
     captioner.train()
-    return CaptionLoss(captioner, 0, VOCABULARY), torch.randn(2, captioner.backbone.width, 2, 3)
+    return CaptionLoss(captioner, 0, VOCABULARY), Seen(torch.randn(2, captioner.backbone.width, 2, 3), None)
 
 
-def _log_prob(loss: CaptionLoss, features: Tensor, image: int, caption: Caption, temperature: float) -> Tensor:
+def _log_prob(loss: CaptionLoss, seen: Seen, image: int, caption: Caption, temperature: float) -> Tensor:
     """Of one caption of one image, one word after the other."""
     decoder = loss.captioner.decoder
-    memory, state = loss.encode(features[image : image + 1])
+    memory, state = loss.encode(Seen(seen.features[image : image + 1], None))
     state, token, total = spread(state, 1), torch.tensor([[START]]), torch.zeros(())
     for word in caption:
         log_prob, state, _ = decoder.step(token, state, memory)
@@ -84,10 +85,10 @@ def _gradients(loss: Tensor, model: CaptionLoss) -> Tensor:
 @pytest.mark.parametrize("baseline", ["samples", "greedy"])
 @pytest.mark.parametrize("decoder", ["soft_attention", "transformer"])
 def test_the_loss_is_its_formula(decoder: Literal["soft_attention", "transformer"], baseline: Baseline) -> None:
-    loss, features = _loss(decoder)
+    loss, seen = _loss(decoder)
     reward = _Recorder()
     made = loss(
-        features,
+        seen,
         "self_critical",
         reward=reward,
         indices=[7, 9],
@@ -104,7 +105,7 @@ def test_the_loss_is_its_formula(decoder: Literal["soft_attention", "transformer
         for number, caption in enumerate(drawn):
             others = [value for other, value in enumerate(values[:4]) if other != number]
             least = values[4] if baseline == "greedy" else sum(others) / 3
-            sums = sums - (values[number] - least) * _log_prob(loss, features, image, caption, 1.4)
+            sums = sums - (values[number] - least) * _log_prob(loss, seen, image, caption, 1.4)
             words += len(caption)
             assert END not in caption[:-1]
             assert len(caption) == 4 or caption[-1] == END
@@ -120,11 +121,11 @@ def test_the_loss_is_its_formula(decoder: Literal["soft_attention", "transformer
 
 
 def test_the_greedy_caption_has_the_likeliest_words_without_dropout() -> None:
-    loss, features = _loss("soft_attention", dropout=0.9)
+    loss, seen = _loss("soft_attention", dropout=0.9)
     reward, found = _Recorder(), []
     rest = {"samples": 2, "max_words": 3, "temperature": 1.0, "baseline": "greedy"}
     for _ in range(3):
-        loss(features, "self_critical", reward=reward, indices=[0, 1], **rest)
+        loss(seen, "self_critical", reward=reward, indices=[0, 1], **rest)
         found.append([own[-1] for own in reward.samples])
     assert found[0] == found[1] == found[2], "nothing is drawn"
     assert loss.captioner.decoder.training
@@ -132,7 +133,7 @@ def test_the_greedy_caption_has_the_likeliest_words_without_dropout() -> None:
     for image, caption in enumerate(found[0]):
         for length in range(len(caption)):
             chances = {
-                word: float(_log_prob(loss, features, image, (*caption[:length], word), 1.0).detach()) for word in SAID
+                word: float(_log_prob(loss, seen, image, (*caption[:length], word), 1.0).detach()) for word in SAID
             }
             assert max(chances, key=lambda word: chances[word]) == caption[length]
 
@@ -140,19 +141,19 @@ def test_the_greedy_caption_has_the_likeliest_words_without_dropout() -> None:
 @pytest.mark.parametrize("baseline", ["samples", "greedy"])
 def test_the_gradient_is_that_of_the_expected_reward(baseline: Baseline) -> None:
     """All 1 + 3 + 9 + 27 captions of at most three words by enumeration, beside the mean of very many draws."""
-    loss, features = _loss("soft_attention")
-    features = features[:1]
+    loss, seen = _loss("soft_attention")
+    seen = Seen(seen.features[:1], None)
     words = [word for word in SAID if word != END]
     ended: list[Caption] = [(*said, END) for length in range(3) for said in itertools.product(words, repeat=length)]
     whole = ended + [(*said, last) for said in itertools.product(words, repeat=2) for last in words]
-    chances = torch.stack([_log_prob(loss, features, 0, caption, 1.0) for caption in whole]).exp()
+    chances = torch.stack([_log_prob(loss, seen, 0, caption, 1.0) for caption in whole]).exp()
     assert float(chances.detach().sum()) == pytest.approx(1, abs=1e-5), "these are all captions"
     expected = (chances * torch.tensor([_value(0, caption) for caption in whole])).sum()
     length = float((chances * torch.tensor([float(len(caption)) for caption in whole])).sum().detach())
     exact = _gradients(-expected, loss)
     draws = 40_000
     rest = {"samples": draws, "max_words": 2, "temperature": 1.0, "baseline": baseline}
-    made = loss(features, "self_critical", reward=_Recorder(), indices=[0], **rest)
+    made = loss(seen, "self_critical", reward=_Recorder(), indices=[0], **rest)
     # The loss is a mean over words, the expectation one over captions.
     found = _gradients(made.loss, loss) * length
     assert made.logged["sample_words"] == pytest.approx(length, rel=0.02)
