@@ -86,13 +86,11 @@ def make_tensors(kind: str, use_bn: int = 0) -> Named:
     if use_bn == 2:
         tensors |= _norm("att_embed.4", H, 0.3)
     tensors |= _linear("ctx2att", A, H) | _linear("core.attention.h2att", A, H)
-    tensors |= _linear("core.attention.alpha_net", 1, A, 4.0)
+    tensors |= _linear("core.attention.alpha_net", 1, A, 4.0 if kind == "updown" else 1.5)
     if kind == "updown":
         tensors |= _linear("fc_embed.0", H, C, 3.0)
         return tensors | _lstm("core.att_lstm", E_ + 2 * H) | _lstm("core.lang_lstm", 2 * H)
-    return (
-        tensors | _linear("core.a2c", 2 * H, H, 12.0) | _linear("core.i2h", 5 * H, E_) | _linear("core.h2h", 5 * H, H)
-    )
+    return tensors | _linear("core.a2c", 2 * H, H, 4.0) | _linear("core.i2h", 5 * H, E_) | _linear("core.h2h", 5 * H, H)
 
 
 class Transcription:
