@@ -222,12 +222,12 @@ def _enhancer_plan(options: argparse.Namespace) -> EnhancerPlan:
         raise OptionError("enhancers are measured one by one; name one bundle")
     if options.peers not in ([], ["none"]):
         raise OptionError("--peers is none or left out for an enhancer, whose peer is PyTorch")
-    name = options.images[0] if options.images else str(EXAMPLES / "horses.jpg")
     if options.images and len(options.images) > 1:
         raise OptionError("--images names several photographs; an enhancer is measured on pieces of one")
-    files, problems = expand([name])
-    if problems and not options.images:
+    name = options.images[0] if options.images else str(EXAMPLES / "horses.jpg")
+    if not options.images and not Path(name).is_file():
         raise OptionError(f"there is no {name} here; name a photograph with --images")
+    files, problems = expand([name])
     if problems:
         raise problems[0]
     photograph = read(files[0])

@@ -172,6 +172,14 @@ def test_kinds_of_bundles_are_not_mixed(capsys: Any, repository: Path, tmp_path:
         assert message in capsys.readouterr().err
 
 
+def test_without_the_examples_a_photograph_must_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "enhancer"]) == 2
+    assert "no examples/horses.jpg here; name a photograph with --images" in capsys.readouterr().err.replace("\\", "/")
+
+
 def test_what_is_missing_costs_its_own_part_only(
     photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
