@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from camscribe.benchmarks.schema import Memory, Missing, Quality, Report, Variant
+from camscribe.benchmarks.pages import AnyReport
+from camscribe.benchmarks.schema import Memory, Missing, Quality, Spread, Variant
 from camscribe.benchmarks.statistics import ratio_interval
 
 THRESHOLD = 0.05
@@ -45,11 +46,21 @@ class Comparison:
         return any(change.fails for change in self.changes)
 
 
-def compare(old: Report, new: Report, threshold: float = THRESHOLD) -> Comparison:
+class Row(Protocol):
+    """What rows of all reports have."""
+
+    name: str
+    latency_ms: Spread
+    samples_ms: Sequence[float]
+    size_bytes: int
+    memory: Memory | Missing
+
+
+def compare(old: AnyReport, new: AnyReport, threshold: float = THRESHOLD) -> Comparison:
     """Compares the variants that both reports have.
 
     Args:
-        old, new: the reports.
+        old, new: the reports, of one kind.
         threshold: 0.05 fails what is more than 5 % worse.
     """
     theirs = {variant.name: variant for variant in old.variants}
@@ -86,12 +97,13 @@ def describe(comparison: Comparison, threshold: float) -> Iterator[str]:
         yield "nothing to compare: the reports have no variant in common"
 
 
-def _changes(old: Variant, new: Variant, threshold: float) -> Iterator[Change]:
+def _changes(old: Row, new: Row, threshold: float) -> Iterator[Change]:
     if old.samples_ms and new.samples_ms:
         ratio, low, high = ratio_interval(old.samples_ms, new.samples_ms)
         before, after = old.latency_ms.median, new.latency_ms.median
         yield _change(new.name, "latency ms", before, after, (ratio, low, high), threshold, ("slower", "faster"))
-    if not isinstance(old.floor, Missing) and not isinstance(new.floor, Missing):
+    captioners = isinstance(old, Variant) and isinstance(new, Variant)
+    if captioners and not isinstance(old.floor, Missing) and not isinstance(new.floor, Missing):
         # What disturbs the machine disturbs the floor alike, so this one can be told from a slower machine.
         one, other = old.floor.ratio, new.floor.ratio
         yield _change(
@@ -100,6 +112,8 @@ def _changes(old: Variant, new: Variant, threshold: float) -> Iterator[Change]:
     yield _plain(new.name, "size bytes", old.size_bytes, new.size_bytes, threshold)
     if isinstance(old.memory, Memory) and isinstance(new.memory, Memory):
         yield _plain(new.name, "peak memory", old.memory.host_bytes, new.memory.host_bytes, threshold)
+    if not captioners:
+        return
     if isinstance(old.quality, Quality) and isinstance(new.quality, Quality) and old.quality.data == new.quality.data:
         for figure in ("cider", "bleu4", "same_as_float32"):
             one, other = getattr(old.quality, figure), getattr(new.quality, figure)
@@ -135,5 +149,5 @@ def _change(
     return Change(name, figure, old, new, ratio, low, high, verdict, may_fail and ratio > 1 + threshold and low > 1)
 
 
-def _why(report: Report, name: str) -> str:
+def _why(report: AnyReport, name: str) -> str:
     return f" ({report.left_out[name]})" if name in report.left_out else ""

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from camscribe.benchmarks.report_tables import PARTIAL, protocol, remarks, tables
-from camscribe.benchmarks.schema import Report
+from camscribe.benchmarks.pages import AnyReport, page_of
+from camscribe.benchmarks.report_tables import PARTIAL
 
 
-def render(report: Report) -> str:
+def render(report: AnyReport) -> str:
     """The whole report as Markdown."""
-    lines = ["# camscribe bench", ""]
-    if report.partial:
+    page = page_of(report)
+    lines = [f"# {page.title}", ""]
+    if page.partial:
         lines += [f"**{PARTIAL}**", ""]
-    lines += [f"{protocol(report)}.", ""]
-    for each in tables(report):
+    lines += [f"{page.protocol}.", ""]
+    for each in page.tables:
         lines += [f"## {each.title}", "", *table(each.head, each.rows), ""]
-    notes = remarks(report)
-    lines += ["## Notes", "", *(f"- {cell(note)}" for note in notes), ""] if notes else []
-    lines += ["## Environment", "", *table(("", ""), [(k, plain(v)) for k, v in report.environment.items()]), ""]
+    lines += ["## Notes", "", *(f"- {cell(note)}" for note in page.remarks), ""] if page.remarks else []
+    lines += ["## Environment", "", *table(("", ""), [(k, plain(v)) for k, v in page.environment.items()]), ""]
     return "\n".join(lines)
 
 

@@ -26,6 +26,17 @@ def colour(index: int) -> str:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A picture of a page."""
+
+    caption: str
+    picture: str
+    """SVG."""
+    legend: tuple[str, ...] = ()
+    """What the colours stand for, in their order."""
+
+
+@dataclass(frozen=True)
 class Axis:
     """Where a value lies between two units of the picture."""
 
@@ -72,8 +83,13 @@ def axis(values: Sequence[float], start: float, end: float, *, log: bool = False
     return Axis(middle - 0.7 * spread, middle + 0.7 * spread, start, end)
 
 
-def distribution(samples: Mapping[str, Sequence[float]]) -> str:
-    """A row for each variant: a tick for every caption, a band to the 90th percentile, and the median as a number."""
+def distribution(samples: Mapping[str, Sequence[float]], what: str = "caption") -> str:
+    """A row for each variant: a tick for every sample, a band to the 90th percentile, and the median as a number.
+
+    Args:
+        samples: by variant.
+        what: one of them is.
+    """
     everything = [value for values in samples.values() for value in values]
     wide = max(everything, default=1.0) > 6 * max(min(everything, default=1.0), 1e-9)
     x = axis(everything, 4, WIDTH - 8, log=wide and min(everything, default=0.0) > 0)
@@ -87,16 +103,17 @@ def distribution(samples: Mapping[str, Sequence[float]]) -> str:
         parts += [_rect(x(value) - 0.5, top + 20, 1, 16, each, 0.35) for value in values]
         parts.append(_rect(x(middle), top + 34, max(1.0, x(ninth) - x(middle)), 4, each, 1))
         parts.append(_rect(x(middle) - 2, top + 18, 4, 20, each, 1))
-    title = f"Latency of every caption in ms{', logarithmic' if x.log else ''}"
+    title = f"Latency of every {what} in ms{', logarithmic' if x.log else ''}"
     return _svg(title, bottom + 22, parts)
 
 
-def stack(stacks: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> str:
+def stack(stacks: Mapping[str, Mapping[str, float]], names: Sequence[str], what: str = "caption") -> str:
     """A bar for each variant, divided by stages.
 
     Args:
         stacks: by variant, the time of each stage.
         names: of all stages, in the order of their colours.
+        what: a whole bar is.
     """
     totals = {variant: sum(stages.values()) for variant, stages in stacks.items()}
     x = axis(list(totals.values()), 4, WIDTH - 8)
@@ -108,7 +125,7 @@ def stack(stacks: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> st
         for name, value in stages.items():
             parts.append(_rect(x(at), 46 * row + 20, x(at + value) - x(at), 18, colour(names.index(name)), 1))
             at += value
-    return _svg("Mean time of each stage in a caption, ms", bottom + 22, parts)
+    return _svg(f"Mean time of each stage in a {what}, ms", bottom + 22, parts)
 
 
 def scatter(points: Mapping[str, tuple[float, float]], title: str, form: str) -> str:

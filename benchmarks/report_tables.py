@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,22 +79,35 @@ def tables(report: Report) -> Iterator[Table]:
 def remarks(report: Report) -> list[str]:
     """Warnings, and why something was not measured, each reason once."""
     lines = [*report.warnings, *(f"{row.name}: {text}" for row in report.variants for text in row.warnings)]
+    rows = {row.name: row for row in report.variants}
+    lines += reasons_of(rows, ("stages", "quality", "memory", "build", "energy", "floor", "roofline"))
+    return lines + not_measured(report.left_out)
+
+
+def reasons_of(rows: Mapping[str, Any], titles: Sequence[str]) -> list[str]:
+    """Why fields of rows are missing, each reason once.
+
+    Args:
+        rows: by the name that is shown.
+        titles: names of the fields.
+    """
     reasons: dict[str, list[str]] = {}
-    for row in report.variants:
-        for title in ("stages", "quality", "memory", "build", "energy", "floor", "roofline"):
+    for name, row in rows.items():
+        for title in titles:
             value = getattr(row, title)
             if isinstance(value, Missing) and value.missing != "has no engines":
-                reasons.setdefault(f"no {title}: {value.missing}", []).append(row.name)
-        if isinstance(row.quality, Quality) and isinstance(row.quality.cider, Missing):
-            reasons.setdefault(f"no CIDEr, no BLEU-4: {row.quality.cider.missing}", []).append(row.name)
-    lines += [
-        text if len(names) == len(report.variants) else f"{', '.join(names)}: {text}" for text, names in reasons.items()
-    ]
+                reasons.setdefault(f"no {title}: {value.missing}", []).append(name)
+            if isinstance(value, Quality) and isinstance(value.cider, Missing):
+                reasons.setdefault(f"no CIDEr, no BLEU-4: {value.cider.missing}", []).append(name)
+    return [text if len(names) == len(rows) else f"{', '.join(names)}: {text}" for text, names in reasons.items()]
+
+
+def not_measured(left_out: Mapping[str, str]) -> list[str]:
+    """What was left out, each reason once."""
     grouped: dict[str, list[str]] = {}
-    for name, why in report.left_out.items():
+    for name, why in left_out.items():
         grouped.setdefault(why, []).append(name)
-    lines += [f"not measured: {', '.join(names)}: {why}" for why, names in grouped.items()]
-    return lines
+    return [f"not measured: {', '.join(names)}: {why}" for why, names in grouped.items()]
 
 
 def _latency(row: Variant) -> tuple[str, ...]:
@@ -104,7 +117,7 @@ def _latency(row: Variant) -> tuple[str, ...]:
         scores = (_number(quality.cider, ".3f"), _number(quality.bleu4, ".3f"), _share(quality.same_as_float32))
     roofline = row.roofline
     share = None if isinstance(roofline, Missing) else roofline.get("caption", {}).get("share")
-    energy = NONE if isinstance(row.energy, Missing) else _joules(row.energy)
+    energy = NONE if isinstance(row.energy, Missing) else joules(row.energy)
     return (
         f"{row.latency_ms.median:.2f}",
         f"{row.latency_ms.p90:.2f}",
@@ -153,7 +166,7 @@ def _share(value: float | Missing) -> str:
     return NONE if isinstance(value, Missing) else f"{value:.1%}"
 
 
-def _joules(energy: dict[str, Any]) -> str:
+def joules(energy: dict[str, Any]) -> str:
     """Of each meter, in its order: a GPU's and a CPU's energy are not one sum that any of them saw."""
     values = [meter.get("joules_per_caption") for meter in energy.get("meters", ())]
     return " + ".join(f"{value:.3g}" for value in values if isinstance(value, int | float)) or NONE

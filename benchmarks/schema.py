@@ -232,36 +232,66 @@ def read(path: Path) -> Report:
     Raises:
         DataError: there is none, or it is of another version or damaged; one line that lists everything wrong.
     """
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a report; see ``read``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a text"
         raise DataError(f"{path}: cannot be read ({why}); expected a report.json of camscribe bench") from error
-    return parse(text, str(path))
 
 
 def parse(text: str, where: str = "report.json") -> Report:
     """Reads a report's text; see ``read``."""
-    try:
-        value = typed_json.parse(text)
-    except ValueError as error:
-        raise DataError(f"{where}: is not JSON ({error}); expected a report.json of camscribe bench") from error
-    if not isinstance(value, dict) or value.get("kind") != "camscribe bench":
-        raise DataError(f"{where}: is no report of camscribe bench; expected the report.json that it writes")
+    report: Report = parse_as(Report, "camscribe bench", text, where)
+    return report
+
+
+def parse_as(form: type[Any], kind: str, text: str, where: str) -> Any:
+    """Reads a report of any kind.
+
+    Args:
+        form: its dataclass, which has ``schema`` and ``kind``.
+        kind: what its ``kind`` says.
+        text: of the report.
+        where: its name, for messages.
+
+    Raises:
+        DataError: see ``read``.
+    """
+    value = _object(text, where)
+    if value.get("kind") != kind:
+        raise DataError(f"{where}: is no report of {kind}; expected the report.json that it writes")
     if value.get("schema") != SCHEMA:
         raise DataError(
             f"{where}: has schema {value.get('schema')!r:.20}; this release reads schema {SCHEMA}: "
             "measure again, or compare with the release that wrote it"
         )
     problems: list[str] = []
-    report: Report = typed_json.decode(Report, value, "report", problems)
+    report = typed_json.decode(form, value, "report", problems)
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DataError(f"{where}: {'; '.join(problems[:5])}{more}")
     return report
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def kind_of(text: str, where: str) -> str:
+    """What kind of report a text says it is; see ``read``."""
+    return str(_object(text, where).get("kind"))
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = typed_json.parse(text)
+    except ValueError as error:
+        raise DataError(f"{where}: is not JSON ({error}); expected a report.json of camscribe bench") from error
+    return value if isinstance(value, dict) else {}
+
+
+def to_json(report: Any) -> dict[str, Any]:
     """The plain dicts, lists and scalars of a report; zeros are kept, what is not finite becomes null."""
     value = _finite(typed_json.encode(report))
     if not isinstance(value, dict):
@@ -269,14 +299,14 @@ def to_json(report: Report) -> dict[str, Any]:
     return value
 
 
-def write(report: Report, path: Path) -> None:
-    """Writes a report whole or not at all, after reading it back as a reader would.
+def write(report: Any, path: Path) -> None:
+    """Writes a report of any kind whole or not at all, after reading it back as a reader would.
 
     Raises:
         SourceError: it cannot be written.
     """
     text = json.dumps(to_json(report), indent=1, ensure_ascii=False, allow_nan=False)
-    parse(text)
+    parse_as(type(report), report.kind, text, "report.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, f"{text}\n".encode())
 

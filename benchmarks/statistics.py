@@ -77,15 +77,15 @@ def ratio_interval(old: Sequence[float], new: Sequence[float], seed: int = 0) ->
     return float(np.median(new) / np.median(old)), low, high
 
 
-def latency_warnings(samples: Sequence[float], groups: Sequence[int]) -> list[str]:
+def latency_warnings(samples: Sequence[float], groups: Sequence[int], what: str = "caption") -> list[str]:
     """What to know of the latencies before they are believed."""
     found = []
     if len(samples) < 100:
-        found.append(f"only {len(samples)} captions: p99 is little more than the slowest of them")
+        found.append(f"only {len(samples)} {what}s: p99 is little more than the slowest of them")
     variation = steadiness(samples, groups)
     if variation is not None and variation > UNSTEADY:
         found.append(
-            f"unsteady: captions of one image vary by {variation:.1%} (above {UNSTEADY:.1%}); "
+            f"unsteady: {what}s of one image vary by {variation:.1%} (above {UNSTEADY:.1%}); "
             "close other programs, fix the clocks, or measure longer"
         )
     return found

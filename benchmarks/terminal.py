@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from camscribe.benchmarks.report_tables import PARTIAL, Table, protocol, remarks, tables
-from camscribe.benchmarks.schema import Report
+from camscribe.benchmarks.pages import AnyReport, page_of
+from camscribe.benchmarks.report_tables import PARTIAL, Table
 
 
-def table(report: Report) -> Iterator[str]:
+def table(report: AnyReport) -> Iterator[str]:
     """The lines of the tables, and what must be known with them."""
-    if report.partial:
+    page = page_of(report)
+    if page.partial:
         yield PARTIAL
-    yield protocol(report)
-    for each in tables(report):
+    yield page.protocol
+    for each in page.tables:
         yield ""
         yield from _grid(each)
-    lines = remarks(report)
-    if lines:
+    if page.remarks:
         yield ""
-        yield from lines
+        yield from page.remarks
 
 
 def _grid(table: Table) -> Iterator[str]:

@@ -108,6 +108,22 @@ def test_a_study_that_was_not_made_is_said_to_be_missing(checkout: Path) -> None
     assert text.count("Not measured yet: there is no `benchmarks/results/training_speed.json`.") == 2
 
 
+@pytest.mark.parametrize(("threads", "ratio", "verdict"), [(2, 1.0, ": met."), (2, 0.1, ": missed."), (1, 1.0, ",")])
+def test_what_was_asked_of_the_enhancer_is_judged_on_two_cores_only(
+    checkout: Path, threads: int, ratio: float, verdict: str
+) -> None:
+    file = checkout / "benchmarks" / "results" / "enhancer_speed.json"
+    report = json.loads(file.read_text(encoding="utf-8"))
+    report["protocol"]["threads"] = threads
+    for peer in report["peers"]:
+        peer["ratios"] = {name: value * ratio for name, value in peer["ratios"].items()}
+    file.write_text(json.dumps(report), encoding="utf-8")
+    assert tables.main(["--root", str(checkout)]) == 0
+    text = (checkout / "docs" / "enhance.md").read_text(encoding="utf-8")
+    assert f"at least 2 times as fast on two cores{verdict}" in text
+    assert f"{threads} thread{'s' if threads > 1 else ''}, " in text
+
+
 def test_the_robot_guide_s_times_are_measured() -> None:
     times = load("cdr_decode")["sizes"]["640x480 bgr8"]["ms"]
     text = (REPOSITORY / "docs" / "robots.md").read_text(encoding="utf-8")
