@@ -216,6 +216,29 @@ def test_specs_of_the_toy_graphs_are_those_of_its_manifest(toy_bundle: Bundle) -
         assert spec.differences(tensor_specs(session.get_inputs()), tensor_specs(session.get_outputs())) == []
 
 
+def test_only_the_threads_of_the_decoder_stay_awake_between_runs(toy_bundle: Bundle) -> None:
+    executor: Any = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=2)
+    stops = "session.force_spinning_stop"
+    assert executor._encoder.get_session_options().get_session_config_entry(stops) == "1"
+    with pytest.raises(RuntimeError, match=stops):  # it has no such entry
+        executor._decoder.get_session_options().get_session_config_entry(stops)
+    executor.close()
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_something_else_is_done_once_while_the_graphs_are_opened(toy_bundle: Bundle, backend: Any) -> None:
+    calls: list[int] = []
+    _, opened, _ = open_executor(toy_bundle.path, backend, meanwhile=lambda: calls.append(1))
+    opened.close()
+    assert calls == [1]
+
+    def fail() -> None:
+        raise EngineError("OpenCV cannot be imported")
+
+    with pytest.raises(EngineError, match="OpenCV cannot be imported"):
+        open_executor(toy_bundle.path, backend, meanwhile=fail)
+
+
 def resealed(source: Bundle, target: Path, name: str, content: bytes) -> Path:
     """A copy whose manifest vouches for a changed file."""
     shutil.copytree(source.path, target)
