@@ -262,10 +262,10 @@ def open_session(
     options.inter_op_num_threads = 1
     # Waiting threads spin, so that a step of half a millisecond need not wake them; but no longer than single-threaded
     # stretches of a run last: where other programs are busy, a thread that spins has used up its share of a core when
-    # it is needed. (Known since ONNX Runtime 1.26; earlier ones ignore it.) Between two steps the host looks at the
-    # trace, for less than that; after other runs the threads of the other graph need the cores.
+    # it is needed. Between two steps the host looks at the trace, for less than that; after other runs the threads of
+    # the other graph need the cores.
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
-    if not steps:
+    if not steps or not _limits_spinning(runtime):
         options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # what goes wrong is raised, and said in one line
     wanted = providers or providers_for(device)
@@ -283,6 +283,12 @@ def open_session(
             f"ONNX Runtime cannot use {device}: its {provider} does not start; check driver and libraries"
         )
     return session
+
+
+def _limits_spinning(runtime: ModuleType) -> bool:
+    """Whether ONNX Runtime knows how long its threads may spin; those before 1.26 spin for a millisecond or two."""
+    major, minor = map(int, runtime.__version__.split(".")[:2])
+    return (major, minor) >= (1, 26)
 
 
 def _preload_libraries(runtime: ModuleType) -> None:
