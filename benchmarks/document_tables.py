@@ -23,7 +23,7 @@ from camscribe.runtime.errors import DataError
 _PERCENT = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l")
 _ENHANCER_ASKED = 2.0
 """How many times as fast as PyTorch the enhancer is asked to be, in its better precision."""
-_NAMES = {"float32": "float32", "int8": "int8 decoder"}
+_NAMES = {"float32": "float32", "int8": "int8"}
 
 
 class Results:
@@ -89,7 +89,7 @@ class Results:
 def quality(results: Results) -> list[str]:
     """README: scores on the half that was never looked at."""
     rows = []
-    for precision, name in (("int8", "camscribe, int8 decoder"), ("float32", "camscribe, float32")):
+    for precision, name in (("int8", "camscribe, int8"), ("float32", "camscribe, float32")):
         rows.append((name, *_scores(results.load(f"quality-{precision}-test"), ("bleu1", "bleu4", "meteor"))))
     published = ("Show, Attend and Tell (VGG19, test split, as published)", "67", "19.5 to 21.3", "18.9 to 20.3", "")
     return table(("", "BLEU-1", "BLEU-4", "METEOR", "CIDEr"), [*rows, published])

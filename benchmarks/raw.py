@@ -101,7 +101,7 @@ class RawGraphs:
         positions = int(np.prod(bundle.manifest.attention_grid))
         sizes = {"B": 1, "K": beams, "P": positions, "V": bundle.manifest.vocabulary_size}
         self._encoder = open_session(bundle.graph(precision, "encoder"), "cpu", threads)
-        self._decoder = open_session(target, "cpu", threads)
+        self._decoder = open_session(target, "cpu", threads, steps=True)
         self._image = _arrays(self._encoder.get_inputs(), sizes)
         self._encoded = _arrays(self._encoder.get_outputs(), sizes)
         self._encode = _bind(self._encoder, self._image, self._encoded)

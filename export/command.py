@@ -16,7 +16,7 @@ from camscribe.export import enhancer_command
 from camscribe.export.bundling import CPU_PRECISIONS, export_bundle
 from camscribe.export.fp16 import Added, add_fp16
 from camscribe.export.photographs import calibration_images, folder_images, parity_images
-from camscribe.export.renew import renew_decoders
+from camscribe.export.renew import quantise_encoder, renew_decoders
 from camscribe.runtime.bundle import MANIFEST, VOCABULARY, Bundle, kind_of, write_bundle
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import DataError, OptionError
@@ -78,8 +78,11 @@ def _check(options: argparse.Namespace) -> None:
     if options.update is not None:
         if options.checkpoint is not None or options.out is not None:
             raise OptionError(
-                "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add, --renew"
+                "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add, --renew, "
+                "--int8-encoder"
             )
+        if options.int8_encoder and options.calibration is None:
+            raise OptionError("--int8-encoder needs photographs to calibrate on; name a folder with --calibration")
         if options.ranges is not None and options.add is None:
             raise OptionError("--ranges shows the numbers of half-precision graphs; give it --add fp16 too")
         return
@@ -102,7 +105,13 @@ def _update(options: argparse.Namespace) -> int:
     if options.ranges is not None:
         make_folder(options.ranges.parent, "--ranges")
     added = update_bundle(
-        options.update, quality, options.cpu_precision, options.add, options.calibration, renew=options.renew
+        options.update,
+        quality,
+        options.cpu_precision,
+        options.add,
+        options.calibration,
+        renew=options.renew,
+        int8_encoder=options.int8_encoder,
     )
     if added is not None:
         print(f"fp16: {_line(added.figures)}")
@@ -119,6 +128,7 @@ def update_bundle(
     calibration: Path | None = None,
     *,
     renew: bool = False,
+    int8_encoder: bool = False,
 ) -> Added | None:
     """Adds measured quality or a precision to a bundle, or names the precision that CPUs take; all else stays.
 
@@ -127,8 +137,9 @@ def update_bundle(
         quality: by precision and split.
         cpu_precision: what CPUs take from now on.
         add: ``fp16`` makes half-precision graphs of the float32 ones.
-        calibration: photographs that graphs are checked on, besides the bundle's own.
+        calibration: photographs that graphs are calibrated and checked on, besides the bundle's own.
         renew: write the float32 and int8 decoders as this version exports them.
+        int8_encoder: quantise the encoder that the int8 decoder is used with.
 
     Returns:
         What adding the precision came to.
@@ -160,6 +171,8 @@ def update_bundle(
             images = np.concatenate([images, folder_images(calibration, manifest.pixels)])
         if renew:
             manifest = renew_decoders(draft, folder, manifest, bundle.vocabulary, images)
+        if int8_encoder:
+            manifest = quantise_encoder(draft, folder, manifest, bundle.vocabulary, images)
         added = None
         if add is not None:
             added = add_fp16(draft, manifest, bundle.vocabulary, images)
@@ -185,7 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-fp16", action="store_true", help="write no half-precision graphs")
     parser.add_argument("--no-int8", action="store_true", help="write no int8 graphs")
     parser.add_argument(
-        "--int8-encoder", action="store_true", help="quantise the encoder too: faster, and worth measuring the loss"
+        "--int8-encoder",
+        action="store_true",
+        help="quantise the encoder too: faster, and worth measuring the loss; with --update on the photographs of "
+        "--calibration",
     )
     parser.add_argument("--cpu-precision", choices=CPU_PRECISIONS, help="what CPUs take (default: float32)")
     parser.add_argument(
@@ -206,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         "--update",
         type=Path,
         metavar="BUNDLE",
-        help="apply --quality, --cpu-precision, --add or --renew to this bundle",
+        help="apply --quality, --cpu-precision, --add, --renew or --int8-encoder to this bundle",
     )
     parser.add_argument(
         "--add",

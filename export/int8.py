@@ -15,10 +15,16 @@ from camscribe.runtime.onnxruntime_executor import open_session
 from camscribe.runtime.pixels import Pixels
 
 _BATCH = 10
+_WIDE = 64
+"""Channels from which on a convolution is quantised, and all that follows."""
 
 
 def integer_encoder(encoder: onnx.ModelProto, images: Pixels) -> onnx.ModelProto:
-    """Quantises an encoder.
+    """Quantises an encoder, all but its first convolutions, which have few channels.
+
+    Integer products of few channels are slow, and what they round stays in all that follows. Measured on the shipped
+    MobileNetV2: with its first convolution in float32 it takes a fifth less time, and with the next two as well, which
+    cost nothing, the features are off by 12 % (root mean square) instead of 15.
 
     Args:
         encoder: float32, weights inside.
@@ -34,11 +40,25 @@ def integer_encoder(encoder: onnx.ModelProto, images: Pixels) -> onnx.ModelProto
 
     small = _copy(encoder)
     fold_transposes(small)
-    plan = Plan(small)
+    plan = Plan(small, skip=_first(small))
     seen = observe(small, plan.tensors, feeds)
     equalize(small, plan, seen)
     quantize(small, plan, seen)
     return _finished(small)
+
+
+def _first(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the weights of the convolutions that come before the first of ``_WIDE`` channels."""
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    names: list[str] = []
+    for node in model.graph.node:
+        if node.op_type != "Conv" or node.input[1] not in weights:
+            continue
+        channels, group_inputs = weights[node.input[1]].dims[:2]
+        if names and channels >= _WIDE and group_inputs > 1:
+            break
+        names.append(node.input[1])
+    return tuple(names)
 
 
 def integer_decoder(

@@ -73,7 +73,7 @@ class Plan:
         self.joins: list[onnx.NodeProto] = []
         """Sums and concatenations."""
         self.before_relu: dict[str, str] = {}
-        """Activation -> the output it is a ReLU of, where quantising it takes the ReLU's place."""
+        """Activation -> the output it is a ReLU of, where that is quantised in one with it."""
         self.same: dict[str, str] = {}
         """Activation -> the one whose numbers it holds, moved."""
         self.tensors: list[str] = []
@@ -131,20 +131,20 @@ def quantize(model: onnx.ModelProto, plan: Plan, seen: Mapping[str, Observation]
     writer = _Writer(model.graph)
     for node in plan.products:
         _quantize_product(node, plan, ranges[node.input[0]], seen[node.input[0]].mean, writer)
-    relus = set(plan.before_relu)
-    kept = [node for node in model.graph.node if node.output[0] not in relus]
-    for node in kept:
+    for node in model.graph.node:
+        if node.output[0] in plan.before_relu:
+            # ONNX Runtime drops it, as unsigned numbers end at 0 anyway; TensorRT, which makes them signed, needs it.
+            # The upper bound is where the numbers end.
+            node.op_type = "Relu"
+            del node.input[1:], node.attribute[:]
         node.input[:] = [f"{name}.restored" if name in ranges else name for name in node.input]
     for name, limits in ranges.items():
-        source = plan.before_relu.get(name, name)
         steps = [
             writer.constant(f"{name}.scale", np.array(limits.scale)),
             writer.constant(f"{name}.zero", np.array(limits.zero_point)),
         ]
-        writer.node("QuantizeLinear", [source, *steps], f"{name}.quantized")
+        writer.node("QuantizeLinear", [name, *steps], f"{name}.quantized")
         writer.node("DequantizeLinear", [f"{name}.quantized", *steps], f"{name}.restored")
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
     writer.finish()
 
 

@@ -1,7 +1,8 @@
-"""The decoders of a bundle as this version writes them, made of the bundle's own graphs: no checkpoint is needed.
+"""Graphs of a bundle as this version writes them, made of the bundle's own graphs: no checkpoint is needed.
 
-What beam search adds to the step is taken out and written anew (``beam_graph``), and the rewrites of export are applied
-to the step itself (``columns``). Weights and interface stay; so do the words, which is checked.
+Of the decoders, what beam search adds to the step is taken out and written anew (``beam_graph``), and the rewrites of
+export are applied to the step itself (``columns``). Weights and interface stay; so do the words, which is checked. The
+int8 encoder is made of the float32 one, for which there must be photographs.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import onnx
 
 from camscribe.export.beam_graph import SELECTED, constants, select_nodes
 from camscribe.export.columns import turn_columns
+from camscribe.export.int8 import integer_encoder
 from camscribe.export.onnx_export import drop_unused
 from camscribe.export.parity import captions, graph_distances, same
 from camscribe.export.plain import without_casts
 from camscribe.export.weights import Inline, StoredWeights, insert_nodes, share_weights
 from camscribe.runtime.bundle import Draft
-from camscribe.runtime.errors import EngineError
+from camscribe.runtime.errors import EngineError, OptionError
 from camscribe.runtime.manifest import Manifest
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.vocab import Vocabulary
@@ -67,14 +69,61 @@ def renew_decoders(draft: Draft, before: Path, manifest: Manifest, vocabulary: V
         moved = graph_distances(new, old, images, words, vocabulary.start_id)
         _refuse(precision, same(found, expected), moved)
         reference = reference or found
-        known = figures.get(precision, {})
-        figures[precision] = {
-            **known,
-            **same(found, reference),
-            **{name: known[name] + change for name, change in moved.items() if name in known},
-        }
+        figures[precision] = _moved(figures.get(precision, {}), same(found, reference), moved)
         tokens[precision] = tuple(hypothesis.tokens for hypothesis in found[: len(parity.images)])
     return replace(manifest, parity=replace(parity, tokens=tokens, figures=figures))
+
+
+def quantise_encoder(
+    draft: Draft, before: Path, manifest: Manifest, vocabulary: Vocabulary, images: Pixels
+) -> Manifest:
+    """Gives a draft's int8 precision an encoder of its own, made of the float32 one.
+
+    Args:
+        draft: has all files of the bundle, its decoders as they will stay.
+        before: the bundle itself.
+        manifest: of the draft.
+        vocabulary: of the bundle.
+        images: uint8 [N, H, W, 3]: the parity images, then those that calibrate, at least a few dozen.
+
+    Returns:
+        The manifest with the words and figures of the new graphs, see ``renew_decoders``.
+
+    Raises:
+        OptionError: the bundle has no int8 graphs.
+    """
+    parity = manifest.parity
+    own = len(parity.images)
+    if "int8" not in manifest.precisions:
+        raise OptionError(f"{before}: has no int8 graphs whose encoder could be quantised; export it again")
+    exact, old = manifest.precisions["float32"], manifest.precisions["int8"]
+    model = integer_encoder(without_casts(onnx.load(before / exact.encoder.file)), images[own:])
+    share_weights(model, Inline())
+    encoder = replace(exact.encoder, file="encoder.int8.onnx", external=())
+    (draft.folder / encoder.file).write_bytes(model.SerializeToString())
+    manifest = replace(manifest, precisions={**manifest.precisions, "int8": replace(old, encoder=encoder)})
+    expected = captions(draft.folder, manifest, vocabulary, "float32", images)
+    found = captions(draft.folder, manifest, vocabulary, "int8", images)
+    moved = graph_distances(
+        (draft.folder / encoder.file, draft.folder / old.decoder.file),
+        (before / old.encoder.file, draft.folder / old.decoder.file),
+        images,
+        [hypothesis.tokens for hypothesis in expected],
+        vocabulary.start_id,
+    )
+    figures = _moved(parity.figures.get("int8", {}), same(found, expected), moved)
+    tokens = tuple(hypothesis.tokens for hypothesis in found[:own])
+    parity = replace(parity, tokens={**parity.tokens, "int8": tokens}, figures={**parity.figures, "int8": figures})
+    return replace(manifest, parity=parity)
+
+
+def _moved(known: Mapping[str, Any], captioned: Mapping[str, Any], moved: Mapping[str, float]) -> dict[str, Any]:
+    """Figures of graphs that differ by ``moved`` from those of which the figures were ``known``."""
+    return {
+        **known,
+        **captioned,
+        **{name: known[name] + change for name, change in moved.items() if name in known},
+    }
 
 
 def renewed(model: onnx.ModelProto, words: int, end_id: int) -> onnx.ModelProto:

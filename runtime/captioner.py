@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,6 @@ from camscribe.runtime.executor import Backend, Choice, Executor, open_executor,
 from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
 from camscribe.runtime.pixels import Pixels, in_whole_image, opencv, reduce
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
-from camscribe.runtime.threads import both
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -80,9 +80,7 @@ class Captioner:
         if isinstance(path, list | tuple):
             return cls._load_ensemble([Path(each) for each in path], backend, precision, threads)
         folder = None if path is None else Path(path)  # type: ignore[arg-type]  # no sequence
-        # OpenCV is imported meanwhile, so that the first image does not wait for it.
-        opened, _ = both(lambda: open_executor(folder, backend, precision, threads), opencv)
-        return cls(*opened)
+        return cls(*open_executor(folder, backend, precision, threads, meanwhile=_import_libraries))
 
     @classmethod
     def _load_ensemble(
@@ -356,6 +354,13 @@ class Captioner:
 
         close = difflib.get_close_matches(word.lower(), self.bundle.vocabulary.tokens, n=3, cutoff=0.7)
         return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _import_libraries() -> None:
+    """Imports what the first image would wait for."""
+    opencv()
+    # What opens most photographs, and most of Pillow with it.
+    importlib.import_module("PIL.JpegImagePlugin")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
@@ -14,10 +14,10 @@ from camscribe.runtime.cuda.nodes import GPU_NODES
 from camscribe.runtime.errors import EngineError, NoEngineError, OptionError
 from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.manifest import Device
-from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, why_not_cuda, why_not_tensorrt
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, onnxruntime, why_not_cuda, why_not_tensorrt
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Hypothesis, Progress, SearchOptions, Selection, Trace, hypotheses
-from camscribe.runtime.threads import both
+from camscribe.runtime.threads import both, nothing
 
 if TYPE_CHECKING:
     from camscribe.runtime.cuda.arrays import DeviceImage
@@ -122,7 +122,12 @@ def search(executor: Executor, options: SearchOptions, guide: Guide | None = Non
 
 
 def open_executor(
-    path: Path | None, backend: Backend = "auto", precision: str | None = None, threads: int | None = None
+    path: Path | None,
+    backend: Backend = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
+    *,
+    meanwhile: Callable[[], object] = nothing,
 ) -> tuple[Bundle, Executor, Choice]:
     """Opens a bundle on the fastest backend that works here, or on the one that is asked for.
 
@@ -131,6 +136,7 @@ def open_executor(
         backend: ``auto`` tries the fastest first and says why not.
         precision: None for the device's default.
         threads: of a CPU; None for one per physical core.
+        meanwhile: called while ONNX Runtime opens the graphs, which leaves the interpreter free: a place for imports.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -142,7 +148,7 @@ def open_executor(
     if threads is not None and not 1 <= threads <= 1024:
         raise OptionError(f"threads is {threads}; expected 1 to 1024")
     if backend == "auto":
-        return _open_fastest(path, precision, threads)
+        return _open_fastest(path, precision, threads, meanwhile)
     reasons: tuple[str, ...] = (f"{backend}: asked for",)
     if backend == "tensorrt":
         missing = why_not(backend)
@@ -156,12 +162,14 @@ def open_executor(
     bundle, missing = both(lambda: Bundle.load(path, device, precision), lambda: why_not(backend))
     if missing is not None:
         raise EngineError(f"backend {backend} cannot be used: {missing}")
-    executor, taken = _open(bundle, backend, precision, threads)
+    executor, taken = _open(bundle, backend, precision, threads, meanwhile)
     reasons += tuple(f"{backend}: {note}" for note in executor.notes)
     return bundle, executor, Choice(backend, taken, reasons, surprising=False)
 
 
-def _open_fastest(path: Path | None, precision: str | None, threads: int | None) -> tuple[Bundle, Executor, Choice]:
+def _open_fastest(
+    path: Path | None, precision: str | None, threads: int | None, meanwhile: Callable[[], object]
+) -> tuple[Bundle, Executor, Choice]:
     """Tries one backend after the other, the fastest first."""
     bundle, missing = both(lambda: Bundle.load(path, "cpu", precision), lambda: why_not("cuda"))
     without = why_not("tensorrt")
@@ -180,19 +188,24 @@ def _open_fastest(path: Path | None, precision: str | None, threads: int | None)
         without = "there is no NVIDIA GPU here"
     # A GPU that stays idle is worth a word, a machine without one is not.
     surprising = surprising or (missing is not None and has_nvidia_gpu())
-    found, executor, choice = _next_fastest(bundle, path, precision, threads, missing)
+    found, executor, choice = _next_fastest(bundle, path, precision, threads, missing, meanwhile)
     reasons = (f"tensorrt: {without}", *choice.reasons)
     return found, executor, replace(choice, reasons=reasons, surprising=surprising or choice.surprising)
 
 
 def _next_fastest(
-    bundle: Bundle, path: Path | None, precision: str | None, threads: int | None, missing: str | None = None
+    bundle: Bundle,
+    path: Path | None,
+    precision: str | None,
+    threads: int | None,
+    missing: str | None = None,
+    meanwhile: Callable[[], object] = nothing,
 ) -> tuple[Bundle, Executor, Choice]:
     """ONNX Runtime on the GPU, else on the CPU.
 
     Args:
         bundle: as it is loaded for a CPU.
-        path, precision, threads: see ``open_executor``.
+        path, precision, threads, meanwhile: see ``open_executor``.
         missing: why the GPU cannot be used, as far as it is known.
     """
     missing, surprising = missing or why_not("cuda"), False
@@ -205,7 +218,7 @@ def _next_fastest(
         else:
             reasons: tuple[str, ...] = ("cuda: taken, the fastest that works here",)
             return other, executor, Choice("cuda", taken, reasons, surprising=False)
-    executor, taken = _open(bundle, "cpu", precision, threads)
+    executor, taken = _open(bundle, "cpu", precision, threads, meanwhile)
     reasons = (f"cuda: {missing}", "cpu: taken, it works everywhere")
     return bundle, executor, Choice("cpu", taken, reasons, surprising)
 
@@ -264,6 +277,8 @@ def has_nvidia_gpu() -> bool:
 
 def why_not(backend: Backend) -> str | None:
     """Why a backend cannot be used here, as far as can be told without trying; None where it may."""
+    if backend == "cpu":
+        onnxruntime()
     if backend in ("cuda", "cuda-graph"):
         return why_not_cuda()
     if backend == "ort-tensorrt":
@@ -284,12 +299,22 @@ def why_not(backend: Backend) -> str | None:
 
 
 def _open(
-    bundle: Bundle, backend: Backend, precision: str | None, threads: int | None
+    bundle: Bundle,
+    backend: Backend,
+    precision: str | None,
+    threads: int | None,
+    meanwhile: Callable[[], object] = nothing,
 ) -> tuple[OnnxRuntimeExecutor, str]:
     taken = bundle.manifest.precision_for("cpu" if backend == "cpu" else "cuda", precision)
     if backend == "cpu":
-        return OnnxRuntimeExecutor(bundle, taken, "cpu", threads), taken
+        return OnnxRuntimeExecutor(bundle, taken, "cpu", threads, meanwhile=meanwhile), taken
     executor = OnnxRuntimeExecutor(
-        bundle, taken, "cuda", threads, tensorrt=backend == "ort-tensorrt", graphs=backend == "cuda-graph"
+        bundle,
+        taken,
+        "cuda",
+        threads,
+        tensorrt=backend == "ort-tensorrt",
+        graphs=backend == "cuda-graph",
+        meanwhile=meanwhile,
     )
     return executor, taken

@@ -60,13 +60,14 @@ _LYING = (5, 6, 7, 8)
 """Orientations whose rows are the viewer's columns."""
 
 
+_ON_HOST = (np.ndarray, str, os.PathLike)
 DLPACK_GPU = (2, 13)
 """Kinds of device in DLPack that a kernel reads: CUDA and CUDA managed memory."""
 
 
 def is_on_gpu(image: object) -> bool:
     """Whether an object shows itself as memory of a GPU."""
-    if isinstance(image, str | os.PathLike | np.ndarray):
+    if isinstance(image, _ON_HOST):
         return False
     if hasattr(image, "__cuda_array_interface__"):
         return True
@@ -219,15 +220,14 @@ def looks_like_image(path: PurePath) -> bool:
 
 
 def _array_as_rgb(array: npt.NDArray[np.uint8], color: Color | None) -> Pixels:
-    shape = "x".join(map(str, array.shape))
     if array.dtype != np.uint8:
         raise SourceError(f"image is an array of {array.dtype}; expected uint8, 0 to 255")
     if array.size == 0:
-        raise SourceError(f"image is an array of shape {shape}; expected at least one pixel")
+        raise SourceError(f"image is an array of shape {_shape(array)}; expected at least one pixel")
     if color == "nv12":
         if array.ndim != 2 or array.shape[0] % 3 or array.shape[1] % 2:
             raise SourceError(
-                f"image is an array of shape {shape}; expected (height * 3 / 2) x width with even sides for NV12"
+                f"image is an array of shape {_shape(array)}; expected (height * 3 / 2) x width, even sides, for NV12"
             )
         cv2 = opencv()
         rgb: Pixels = cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_YUV2RGB_NV12)
@@ -236,11 +236,15 @@ def _array_as_rgb(array: npt.NDArray[np.uint8], color: Color | None) -> Pixels:
         return np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3:
         raise SourceError(
-            f"image is an array of shape {shape}; expected height x width x 3, or height x width for grey"
+            f"image is an array of shape {_shape(array)}; expected height x width x 3, or height x width for grey"
         )
     if color is None:
         raise OptionError("color is not given; expected 'rgb' or 'bgr' for an array of three channels")
     return np.ascontiguousarray(array[:, :, ::-1] if color == "bgr" else array)
+
+
+def _shape(array: npt.NDArray[Any]) -> str:
+    return "x".join(map(str, array.shape))
 
 
 def _guarded(image: Image.Image, name: str) -> Pixels:

@@ -6,7 +6,7 @@ import collections
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,7 @@ from camscribe.runtime.manifest import Device, TensorSpec
 from camscribe.runtime.onnxruntime_plan import Plan
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, SearchOptions, Selection, Trace
-from camscribe.runtime.threads import both, physical_cores
+from camscribe.runtime.threads import both, nothing, physical_cores
 
 if TYPE_CHECKING:
     from camscribe.runtime.cuda.arrays import DeviceImage
@@ -45,6 +45,7 @@ class OnnxRuntimeExecutor:
             minutes the first time, and keeps them in the user's cache folder.
         graphs: on a GPU, record each step as a CUDA graph. Where a graph cannot be recorded it runs as ever, see
             ``notes``.
+        meanwhile: called while the graphs are opened, which leaves the interpreter free.
 
     Raises:
         EngineError: ONNX Runtime is missing, does not load a graph, or has no such device.
@@ -62,6 +63,7 @@ class OnnxRuntimeExecutor:
         *,
         tensorrt: bool = False,
         graphs: bool = False,
+        meanwhile: Callable[[], object] = nothing,
     ) -> None:
         self._runtime = onnxruntime()
         self._manifest = bundle.manifest
@@ -69,9 +71,13 @@ class OnnxRuntimeExecutor:
         self._device = device
         providers = providers_for(device, tensorrt=tensorrt)
         # Opening takes most of the time until the first caption, and ONNX Runtime uses one core for it.
-        sessions = both(
-            lambda: open_session(bundle.graph(precision, "encoder"), device, threads, providers),
-            lambda: open_session(bundle.graph(precision, "decoder"), device, threads, providers),
+        # The threads that open them come first to the interpreter, which they leave at once.
+        _, sessions = both(
+            meanwhile,
+            lambda: both(
+                lambda: open_session(bundle.graph(precision, "encoder"), device, threads, providers),
+                lambda: open_session(bundle.graph(precision, "decoder"), device, threads, providers, steps=True),
+            ),
         )
         self.notes: tuple[str, ...] = ()
         """What a user may want to know of how it runs."""
@@ -80,7 +86,7 @@ class OnnxRuntimeExecutor:
             # Only the decoder, whose steps are short; and only if all its nodes run on the GPU, which opening it tells.
             try:
                 recorded = open_session(
-                    bundle.graph(precision, "decoder"), device, threads, providers_for(device, graphs=True)
+                    bundle.graph(precision, "decoder"), device, threads, providers_for(device, graphs=True), steps=True
                 )
             except EngineError as error:
                 self.notes = (f"steps run without CUDA graphs: {error}",)
@@ -234,7 +240,14 @@ def providers_for(device: Device, *, tensorrt: bool = False, graphs: bool = Fals
     return [("TensorrtExecutionProvider", kept), cuda, "CPUExecutionProvider"]
 
 
-def open_session(path: Path, device: Device, threads: int | None = None, providers: list[Any] | None = None) -> Any:
+def open_session(
+    path: Path,
+    device: Device,
+    threads: int | None = None,
+    providers: list[Any] | None = None,
+    *,
+    steps: bool = False,
+) -> Any:
     """Opens a graph with the options that all graphs of a bundle are run with.
 
     Args:
@@ -242,6 +255,7 @@ def open_session(path: Path, device: Device, threads: int | None = None, provide
         device: ``cpu`` or ``cuda``.
         threads: of a CPU, None for one per physical core.
         providers: see ``providers_for``; None for those of the device.
+        steps: the graph is run again right after each run, so its threads stay awake for a moment.
 
     Raises:
         EngineError: ONNX Runtime does not load it, or not on that device.
@@ -252,12 +266,13 @@ def open_session(path: Path, device: Device, threads: int | None = None, provide
     # threads to cores that other programs use.
     options.intra_op_num_threads = threads or physical_cores()
     options.inter_op_num_threads = 1
-    # Waiting threads spin, so that a step of half a millisecond need not wake them; but not beyond a run, where the
-    # threads of the other graph need the cores, nor longer than single-threaded stretches of a run last: where other
-    # programs are busy, a thread that spins has used up its share of a core when it is needed. (Known since ONNX
-    # Runtime 1.26; earlier ones ignore it.)
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Waiting threads spin, so that a step of half a millisecond need not wake them; but no longer than single-threaded
+    # stretches of a run last: where other programs are busy, a thread that spins has used up its share of a core when
+    # it is needed. Between two steps the host looks at the trace, for less than that; after other runs the threads of
+    # the other graph need the cores.
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
+    if not steps or not _limits_spinning(runtime):
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # what goes wrong is raised, and said in one line
     wanted = providers or providers_for(device)
     if device == "cuda":
@@ -274,6 +289,12 @@ def open_session(path: Path, device: Device, threads: int | None = None, provide
             f"ONNX Runtime cannot use {device}: its {provider} does not start; check driver and libraries"
         )
     return session
+
+
+def _limits_spinning(runtime: ModuleType) -> bool:
+    """Whether ONNX Runtime knows how long its threads may spin; those before 1.26 spin for a millisecond or two."""
+    major, minor = map(int, runtime.__version__.split(".")[:2])
+    return (major, minor) >= (1, 26)
 
 
 def _preload_libraries(runtime: ModuleType) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -216,7 +215,8 @@ class Plan:
         if not attention or trace.attention is None:
             return look
         self._attention.download()
-        return replace(look, attention=trace.attention[:steps])
+        weights = trace.attention[:steps]
+        return Trace(look.token, look.parent, look.score, look.ended_score, look.ended_parent, weights)
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> list[int]:

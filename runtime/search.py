@@ -201,6 +201,10 @@ class StopState:
     It ignores everything after the step that satisfied it, so no result depends on how often the host looked.
     """
 
+    # Looked at between all steps, each of which drives what it does not use out of the processor's caches: so few
+    # operations on few objects.
+    __slots__ = ("_best", "_final_penalty", "_options", "done", "ended", "steps")
+
     def __init__(self, options: SearchOptions) -> None:
         self._options = options
         self._final_penalty = options.penalty(options.max_words)
@@ -212,26 +216,27 @@ class StopState:
         self.done = False
         """True once later steps cannot matter."""
 
-    def feed(self, trace: Trace, step: int, image: int) -> None:
-        """Takes step ``step`` of a trace, which comes after those taken before."""
+    def end(self, step: int, scores: list[float], parents: list[int]) -> None:
+        """Takes the hypotheses that step ``step`` ended, by rank; to be called before ``live`` of that step."""
+        penalty = self._options.penalty(step + 1)
+        for log_prob, parent in zip(scores, parents, strict=True):
+            if log_prob > _ALIVE:
+                self.ended.append((log_prob / penalty, log_prob, step, parent))
+                self._best.append(log_prob / penalty)
+        self._best.sort(reverse=True)
+        del self._best[self._options.nbest :]
+
+    def live(self, step: int, best: float) -> None:
+        """Takes the best sum of the beams that live on after step ``step``, which follows those taken before."""
         options = self._options
         self.steps = step + 1
-        scores = trace.ended_score[step, image].tolist()
-        if max(scores) > _ALIVE:
-            penalty = options.penalty(self.steps)
-            for log_prob, parent in zip(scores, trace.ended_parent[step, image].tolist(), strict=True):
-                if log_prob > _ALIVE:
-                    self.ended.append((log_prob / penalty, log_prob, step, parent))
-                    self._best.append(log_prob / penalty)
-            self._best.sort(reverse=True)
-            del self._best[options.nbest :]
-        best_live = max(trace.score[step, image].tolist())
-        if best_live <= _ALIVE or self.steps >= options.max_words:
+        if best <= _ALIVE or self.steps >= options.max_words:
             self.done = True
-        elif options.stop == "first_k":
-            self.done = len(self.ended) >= options.beams
-        elif len(self._best) >= options.nbest:
-            self.done = self._best[-1] >= best_live / self._final_penalty
+        elif self.ended:
+            if options.stop == "first_k":
+                self.done = len(self.ended) >= options.beams
+            elif len(self._best) >= options.nbest:
+                self.done = self._best[-1] >= best / self._final_penalty
 
 
 class Progress:
@@ -239,16 +244,24 @@ class Progress:
 
     def __init__(self, images: int, options: SearchOptions) -> None:
         self.states = [StopState(options) for _ in range(images)]
+        self._steps = 0
 
     def finished(self, trace: Trace) -> bool:
         """Feeds the steps recorded since the last call; True when no image needs another."""
-        done = True
-        for image, state in enumerate(self.states):
-            for step in range(state.steps, trace.steps):
+        done = False
+        for step in range(self._steps, len(trace.token)):
+            done = True
+            ended, live = trace.ended_score[step].tolist(), trace.score[step].tolist()
+            for image, state in enumerate(self.states):
                 if state.done:
-                    break
-                state.feed(trace, step, image)
-            done = done and state.done
+                    continue
+                if max(ended[image]) > _ALIVE:
+                    state.end(step, ended[image], trace.ended_parent[step, image].tolist())
+                state.live(step, max(live[image]))
+                done = done and state.done
+            if done:
+                break
+            self._steps = step + 1
         return done
 
 

@@ -42,6 +42,10 @@ def both(first: Callable[[], First], second: Callable[[], Second]) -> tuple[Firs
     return result, results[0]
 
 
+def nothing() -> None:
+    """Does nothing: a default for functions that are called."""
+
+
 def physical_cores() -> int:
     """Cores this process may use, at least 1: no hyper-threads, no cores outside its affinity or its container's quota.
 

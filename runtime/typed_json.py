@@ -38,6 +38,8 @@ def decode(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     Returns:
         The value, to be used only if ``problems`` stayed empty.
     """
+    if type(value) is kind:  # most values are plain
+        return value
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _decode_dataclass(kind, value, where, problems)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)

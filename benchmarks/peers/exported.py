@@ -56,7 +56,10 @@ def open_files(
     files: tuple[Path, Path], bundle: Bundle, options: SearchOptions, threads: int, *, tuned: bool = False
 ) -> HostSearch:
     """The search over what ``export`` wrote, which may be gone afterwards; see ``open_peer``."""
-    encoder, decoder = (open_session(file, "cpu", threads) if tuned else _plain(file, threads) for file in files)
+    encoder, decoder = (
+        open_session(file, "cpu", threads, steps=steps) if tuned else _plain(file, threads)
+        for file, steps in zip(files, (False, True), strict=True)
+    )
     return HostSearch(_Exported(encoder, decoder, options.beams), bundle, options)
 
 

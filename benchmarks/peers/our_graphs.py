@@ -41,7 +41,7 @@ def open_peer(
     with tempfile.TemporaryDirectory() as folder:
         cut = Path(folder) / "decoder.onnx"
         cut_decoder(bundle.graph(precision, "decoder"), cut)
-        decoder = open_session(cut, "cpu", threads)
+        decoder = open_session(cut, "cpu", threads, steps=True)
     return HostSearch(_Cut(open_session(bundle.graph(precision, "encoder"), "cpu", threads), decoder), bundle, options)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import warnings
@@ -29,7 +28,6 @@ from camscribe.runtime.files import make_folder, own_names, write_atomically
 from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
 from camscribe.runtime.images import expand, read
 from camscribe.runtime.progress import ProgressBar
-from camscribe.runtime.threads import both
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,11 +45,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"camscribe: {problem}", file=sys.stderr)
     if not files:
         return 1
-    # Pillow is imported while the graphs are opened.
-    loaded, _ = both(
-        lambda: Captioner.load(_bundles(options), options.backend, options.precision, options.threads),
-        lambda: importlib.import_module("PIL.JpegImagePlugin"),
-    )
+    loaded = Captioner.load(_bundles(options), options.backend, options.precision, options.threads)
     with loaded as captioner, open_enhancer(captioner, options):
         print_choice(captioner, verbose=options.verbose)
         failed = _caption_all(captioner, files, options)

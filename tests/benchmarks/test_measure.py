@@ -77,6 +77,15 @@ def test_a_process_is_timed_until_its_first_line_and_to_its_end() -> None:
     assert small < memory - 100
 
 
+def test_a_timed_process_may_keep_its_compiled_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compiled_once.py").write_text("print('ready')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    launch([sys.executable, "-c", "import compiled_once"])
+    assert list((tmp_path / "__pycache__").glob("compiled_once.*.pyc"))
+
+
 def test_a_process_that_fails_is_no_measurement() -> None:
     with pytest.raises(RuntimeError, match="no such thing"):
         launch([sys.executable, "-c", "print('ready'); raise SystemExit('no such thing')"])

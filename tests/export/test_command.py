@@ -119,6 +119,7 @@ def test_measured_quality_is_added_to_a_bundle(bundle: Bundle, tmp_path: Path) -
         ["checkpoint", "--out", "x", "--renew"],
         ["checkpoint", "--out", "x", "--no-int8", "--cpu-precision", "int8"],
         ["checkpoint", "--out", "x", "--no-int8", "--int8-encoder"],
+        ["--update", "nowhere", "--int8-encoder"],
     ],
 )
 def test_options_without_meaning_are_refused(arguments: list[str]) -> None:

@@ -197,8 +197,8 @@ def test_onnx_runtime_turns_the_int8_graphs_into_integer_kernels(bundle: Bundle,
         options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
         onnxruntime.InferenceSession(bundle.graph("int8", graph), options, providers=["CPUExecutionProvider"])
         kinds += [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-    assert kinds.count("QLinearConv") == 52
-    assert "Conv" not in kinds
+    assert kinds.count("QLinearConv") == 49  # of 52, but for the first three
+    assert kinds.count("Conv") == 3
     assert kinds.count("MatMulIntegerToFloat") == 3  # the other products are too small to gain
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from camscribe.export.beam_graph import value_info
 from camscribe.export.columns import turn_columns
 from camscribe.export.command import main
 from camscribe.export.onnx_export import new_model
+from camscribe.export.parity import captions
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.errors import EngineError
+from camscribe.runtime.errors import EngineError, OptionError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def _copy_with_another_selection(bundle: Bundle, folder: Path) -> None:
@@ -61,6 +65,36 @@ def test_the_command_renews_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
     renewed = Bundle.load(folder)
     assert renewed.manifest.parity.tokens == bundle.manifest.parity.tokens
     assert renewed.manifest.precisions == bundle.manifest.precisions
+
+
+def test_the_command_quantises_the_encoder_of_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(bundle.path, folder)
+    written = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    written["precisions"]["int8"]["encoder"] = written["precisions"]["float32"]["encoder"]
+    del written["files"]["encoder.int8.onnx"]
+    (folder / "bundle.json").write_text(json.dumps(written), encoding="utf-8")
+    (folder / "encoder.int8.onnx").unlink()
+    before = Bundle.load(folder)
+    assert main(["--update", str(folder), "--int8-encoder", "--calibration", str(EXAMPLES)]) == 0
+    after = Bundle.load(folder)
+    operators = {node.op_type for node in onnx.load(after.graph("int8", "encoder")).graph.node}
+    assert {"QuantizeLinear", "Conv"} <= operators
+    assert after.manifest.precisions == bundle.manifest.precisions
+    kept = {name: entry for name, entry in after.manifest.files.items() if name != "encoder.int8.onnx"}
+    assert kept == before.manifest.files
+    found = captions(folder, after.manifest, after.vocabulary, "int8", np.stack(after.parity_images()))
+    assert after.manifest.parity.tokens["int8"] == tuple(hypothesis.tokens for hypothesis in found)
+    assert after.manifest.parity.tokens["float32"] == before.manifest.parity.tokens["float32"]
+    figures = [each.manifest.parity.figures["int8"] for each in (before, after)]
+    assert figures[1]["memory.features"] > figures[0]["memory.features"]
+
+
+def test_a_bundle_without_int8_graphs_gets_no_int8_encoder(checkpoint: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "plain")
+    assert main([str(checkpoint), "--out", out, "--no-int8", "--no-fp16", "--parity-images", str(EXAMPLES)]) == 0
+    with pytest.raises(OptionError, match="has no int8 graphs"):
+        main(["--update", out, "--int8-encoder", "--calibration", str(EXAMPLES)])
 
 
 def test_graphs_that_say_something_else_are_not_written(

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import types
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ import onnxruntime
 import pytest
 
 from camscribe.runtime import executor as executor_module
+from camscribe.runtime import onnxruntime_executor
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import BundleError, EngineError, NoEngineError, OptionError
 from camscribe.runtime.executor import open_executor, search
@@ -214,6 +216,40 @@ def test_specs_of_the_toy_graphs_are_those_of_its_manifest(toy_bundle: Bundle) -
         session = open_session(toy_bundle.graph("float32", graph), "cpu", 1)
         spec = getattr(toy_bundle.manifest.precisions["float32"], graph)
         assert spec.differences(tensor_specs(session.get_inputs()), tensor_specs(session.get_outputs())) == []
+
+
+def test_only_the_threads_of_the_decoder_stay_awake_between_runs(toy_bundle: Bundle) -> None:
+    executor: Any = OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", threads=2)
+    stops = "session.force_spinning_stop"
+    assert executor._encoder.get_session_options().get_session_config_entry(stops) == "1"
+    decoder = executor._decoder.get_session_options()
+    if onnxruntime_executor._limits_spinning(onnxruntime):
+        with pytest.raises(RuntimeError, match=stops):  # it has no such entry
+            decoder.get_session_config_entry(stops)
+    else:
+        assert decoder.get_session_config_entry(stops) == "1"
+    executor.close()
+
+
+@pytest.mark.parametrize(("version", "limits"), [("1.23.2", False), ("1.26.0", True), ("2.0.0+cpu", True)])
+def test_how_long_threads_spin_can_be_said_since_1_26(version: str, limits: bool) -> None:
+    runtime = types.ModuleType("onnxruntime")
+    runtime.__version__ = version  # type: ignore[attr-defined]
+    assert onnxruntime_executor._limits_spinning(runtime) is limits
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_something_else_is_done_once_while_the_graphs_are_opened(toy_bundle: Bundle, backend: Any) -> None:
+    calls: list[int] = []
+    _, opened, _ = open_executor(toy_bundle.path, backend, meanwhile=lambda: calls.append(1))
+    opened.close()
+    assert calls == [1]
+
+    def fail() -> None:
+        raise EngineError("OpenCV cannot be imported")
+
+    with pytest.raises(EngineError, match="OpenCV cannot be imported"):
+        open_executor(toy_bundle.path, backend, meanwhile=fail)
 
 
 def resealed(source: Bundle, target: Path, name: str, content: bytes) -> Path:
