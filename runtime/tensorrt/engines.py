@@ -195,7 +195,7 @@ def build_engines(
             found[graph] = made.engine
         report("comparing with ONNX Runtime", math.nan)
         engines = _pair(found, images, beams)
-        reference = gate.reference_side(bundle, precision)
+        reference = gate.onnxruntime_side(bundle)
         try:
             with tools.side(bundle, precision, engines) as candidate:
                 limits = gate.LIMITS.get(precision, gate.LIMITS["float32"])
