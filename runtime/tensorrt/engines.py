@@ -184,7 +184,7 @@ def build_engines(
     keys = keys_of(bundle, precision, images, beams, device_info, tools.version)
 
     def compare(found: Mapping[str, bytes]) -> gate.Verdict:
-        reference = gate.reference_side(bundle, precision)
+        reference = gate.onnxruntime_side(bundle)
         try:
             with tools.side(bundle, precision, _pair(found, images, beams)) as candidate:
                 limits = gate.LIMITS.get(precision, gate.LIMITS["float32"])

@@ -1,5 +1,4 @@
-"""The parity gate: what engines compute is compared with ONNX Runtime's float32 graphs before they are used. Engines in
-int8 are compared with its int8 graphs: what 8 bits cost was measured where the bundle was made.
+"""The parity gate: what engines compute is compared with ONNX Runtime's float32 graphs before they are used.
 
 On the bundle's parity images, in tensors (the encoder's outputs, and the decoder's over the steps of a real search) and
 in captions. TensorRT has been seen to compute wrong numbers without an error, so no engine is stored without this.
@@ -26,7 +25,7 @@ from camscribe.runtime.tensorrt.positions import align
 Arrays = dict[str, npt.NDArray[Any]]
 
 SCORE_GAP = 0.05
-"""Captions may differ where the reference scores them (log-probability / length**alpha) closer to each other."""
+"""Captions may differ where float32 scores them (log-probability / length**alpha) closer to each other than this."""
 _PLAUSIBLE = np.float32(-6)
 """Log-probabilities above this are compared one by one: words of at least a quarter of a percent. The rest of the
 vocabulary never gets into a caption, and its logarithms are the noisiest."""
@@ -43,10 +42,11 @@ class Limits(NamedTuple):
     """Share of the boxes that may be others, where the encoder finds boxes."""
 
 
-LIMITS = {"float32": Limits(1e-3, 0.01, 0.02), "fp16": Limits(0.03, 0.2, 0.1), "int8": Limits(0.15, 0.7, 0.3)}
+LIMITS = {"float32": Limits(1e-3, 0.01, 0.02), "fp16": Limits(0.03, 0.2, 0.1), "int8": Limits(0.3, 1.5, 0.3)}
 """By precision. The bundled model's graphs on ONNX Runtime's CPU differ from its float32 ones by 0.0035 and 0.014 in
-fp16 (types and weights rounded, most sums in float32), and by 0.037 and 0.22 in int8: half-precision sums get ten times
-the room, int8 three times. Float32 gets what another order of summation may take. Boxes come and go at thresholds; how
+fp16 (types and weights rounded, most sums in float32), and by 0.18 and 0.78 in int8 as TensorRT gets it (with signed
+activations; 0.14 and 0.77 as a CPU has it): half-precision sums get ten times the room, int8, which is the same sums
+everywhere, twice. Float32 gets what another order of summation may take. Boxes come and go at thresholds; how
 many do was not measured yet, and the captions decide."""
 
 
@@ -79,7 +79,7 @@ class Verdict:
     """Of these: not found, or another one instead."""
     same_captions: int = 0
     gaps: list[float] = field(default_factory=list)
-    """Of the captions that differ: how much better the reference scores its own."""
+    """Of the captions that differ: how much better float32 scores its own."""
     problems: list[str] = field(default_factory=list)
 
     def notes(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Verdict:
     def __str__(self) -> str:
         worst = max(self.relative.values(), default=0.0)
         return (
-            f"{self.same_captions} of {self.images} captions as expected, log-probabilities within "
+            f"{self.same_captions} of {self.images} captions as in float32, log-probabilities within "
             f"{self.log_prob:.2g}, other tensors within {worst:.2g}"
             + (f", {self.boxes - self.other_boxes} of {self.boxes} boxes" if self.boxes else "")
         )
@@ -113,17 +113,8 @@ class SessionRunner:
         return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
 
 
-def reference_side(bundle: Bundle, precision: str) -> Side:
-    """What engines of a precision are compared with.
-
-    Raises:
-        EngineError: see ``onnxruntime_side``.
-    """
-    return onnxruntime_side(bundle, "int8" if precision == "int8" else "float32")
-
-
 def onnxruntime_side(bundle: Bundle, precision: str = "float32") -> Side:
-    """The bundle on ONNX Runtime's CPU.
+    """The bundle on ONNX Runtime's CPU: the reference.
 
     Raises:
         EngineError: ONNX Runtime is missing, or does not open the graphs.
@@ -180,8 +171,8 @@ def compare(
         if not gap < SCORE_GAP:
             words = " ".join(bundle.vocabulary.decode(mine.tokens)), " ".join(bundle.vocabulary.decode(theirs.tokens))
             verdict.problems.append(
-                f"parity image {index} has caption {words[0]!r:.80}, expected {words[1]!r:.80}, which the reference "
-                f"scores {gap:.3g} better"
+                f"parity image {index} has caption {words[0]!r:.80}, expected {words[1]!r:.80}, which float32 scores "
+                f"{gap:.3g} better"
             )
     return verdict
 

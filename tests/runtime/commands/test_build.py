@@ -106,7 +106,7 @@ def test_the_result_is_told_in_words_and_as_json(tmp_path: Path) -> None:
     text = "\n".join(build.describe([built], 12.3))
     assert "encoder.engine (1.5 MB, was there)" in text
     assert "39 layers: 30 in half, 9 in float" in text
-    assert "7 of 8 captions as expected, log-probabilities within 0.02" in text
+    assert "7 of 8 captions as in float32, log-probabilities within 0.02" in text
     assert "built in 12 s" in text
     assert json.loads(json.dumps(build.as_json(built)))["gate"]["gaps"] == [0.01]
     assert "nothing to build" in list(build.describe([Built(built.engines, paths, ())], 0.1))

@@ -143,7 +143,7 @@ def test_right_tensors_with_wrong_captions_do_not_pass(toy_bundle: Bundle, toy_s
     assert verdict.log_prob == 0
     assert verdict.same_captions < 8
     assert max(verdict.gaps) >= gate.SCORE_GAP
-    with pytest.raises(EngineError, match=r"parity image \d has caption .*, expected .*, which the reference scores"):
+    with pytest.raises(EngineError, match=r"parity image \d has caption .*, expected .*, which float32 scores"):
         gate.check(verdict, "toy")
 
 

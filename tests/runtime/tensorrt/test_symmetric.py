@@ -148,7 +148,7 @@ def test_the_bundled_graphs_pass_the_gate_when_they_are_frozen(
     data = {graph: freeze(bundle, precision, graph, 2, 3) for graph in ("encoder", "decoder")}
     weights = onnx.load_from_string(data["decoder"]).graph.initializer
     assert not [weight.name for weight in weights if weight.data_type == TensorProto.UINT8]
-    reference = gate.reference_side(bundle, precision)
+    reference = gate.onnxruntime_side(bundle)
     with make_toolchain().side(bundle, precision, EnginePair(data["encoder"], data["decoder"], 2, 3)) as candidate:
         verdict = gate.compare(bundle, reference, candidate, 2, 3, gate.LIMITS[precision])
     reference.executor.close()
