@@ -18,7 +18,7 @@ from camscribe.export import region_graph
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.manifest import GraphPair, GraphSpec, TensorSpec
 from camscribe.train.decoders.base import Memory, State
-from camscribe.train.detector import Regions
+from camscribe.train.detector import Detector, Regions
 from camscribe.train.model import Captioner
 
 HALF_FROM = 256
@@ -149,8 +149,7 @@ def rounded(model: Network) -> Network:
                 value.copy_(value.half().float())
             if not torch.isfinite(value).all():
                 bad.append(name)
-        if model.regions is not None:
-            detector = model.regions.detector
+        for detector in (part for part in model.modules() if isinstance(part, Detector)):
             detector.replace(region_graph.rounded(detector.file, HALF_FROM))
     if bad:
         raise DataError(

@@ -100,7 +100,7 @@ def rounded(model: bytes, size: int) -> bytes:
         value = numpy_helper.to_array(weight)
         if value.dtype == np.float32 and value.ndim > 1 and value.size >= size:
             weight.CopyFrom(numpy_helper.from_array(value.astype(np.float16).astype(np.float32), weight.name))
-    return loaded.SerializeToString()
+    return bytes(loaded.SerializeToString())
 
 
 def _constants(detector: Detector) -> list[onnx.TensorProto]:

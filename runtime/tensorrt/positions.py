@@ -80,6 +80,6 @@ def overlaps(one: Floats, other: Floats) -> Floats:
     common = (right_bottom - left_top).clip(0).prod(axis=2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) for boxes in (one, other)]
     union = areas[0][:, None] + areas[1][None] - common
-    none = ~one.any(axis=1)[:, None] & ~other.any(axis=1)[None]
+    none = np.logical_not(np.logical_or(one.any(axis=1, keepdims=True), other.any(axis=1, keepdims=True).T))
     ratio: Floats = np.where(none, 1, common / np.maximum(union, 1e-12)).astype(np.float32)
     return ratio
