@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from camscribe.benchmarks import enhancer_schema, projection, schema
+from camscribe.benchmarks.enhancer_document import beside_pytorch
 from camscribe.benchmarks.enhancer_schema import EnhancerReport
 from camscribe.benchmarks.report_markdown import table
 from camscribe.benchmarks.report_tables import short_names
@@ -21,8 +22,6 @@ from camscribe.runtime import typed_json
 from camscribe.runtime.errors import DataError
 
 _PERCENT = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l")
-_ENHANCER_ASKED = 2.0
-"""How many times as fast as PyTorch the enhancer is asked to be, in its better precision."""
 _NAMES = {"float32": "float32", "int8": "int8"}
 
 
@@ -363,33 +362,6 @@ def searches(results: Results) -> list[str]:
     return [*lines, *(f"\nLeft out: {name}: {why}" for name, why in made["left_out"].items())]
 
 
-def enhancer_speed(results: Results) -> list[str]:
-    """docs/enhance.md: the shipped enhancer beside the same network in PyTorch."""
-    made = results.enhancer_speed
-    precisions = list(dict.fromkeys(row.precision for row in made.variants))
-    rows = []
-    for peer in made.peers:
-        of = {row.precision: row for row in made.variants if row.size == peer.size}
-        cells = [f"{of[name].latency_ms.median:.1f} ms, {peer.ratios[of[name].name]:.2f}" for name in precisions]
-        rows.append((peer.size, f"{peer.latency_ms.median:.1f} ms", *cells))
-    lowest = {
-        name: min(ratio for peer in made.peers for row, ratio in peer.ratios.items() if f" {name} " in f" {row} ")
-        for name in ("int8", "float32")
-    }
-    best, value = max(lowest.items(), key=lambda item: item[1])
-    where, count = made.environment, made.protocol.threads
-    verdict = f": {'met' if value >= _ENHANCER_ASKED else 'missed'}" if count == 2 else ", measured on another number"
-    packages = where["packages"]
-    return [
-        *table(("small image", "PyTorch", *(f"{name}, times as fast" for name in precisions)), rows),
-        "",
-        f"Asked: int8 or float32 at least {_ENHANCER_ASKED:g} times as fast on two cores{verdict}. {best} is at least "
-        f"{value:.2f} times as fast at every size. {count} thread{'s' if count > 1 else ''}, {made.protocol.rounds} "
-        f"pictures of each size, ONNX Runtime {packages['onnxruntime']}, PyTorch {packages['torch']}, "
-        f"load average before {where['load_average']:g}.",
-    ]
-
-
 BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "quality": quality,
     "quality-all": quality_all,
@@ -408,7 +380,7 @@ BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "models": models,
     "rewards": rewards,
     "searches": searches,
-    "enhancer-speed": enhancer_speed,
+    "enhancer-speed": lambda results: beside_pytorch(results.enhancer_speed),
 }
 """By the name in the document."""
 

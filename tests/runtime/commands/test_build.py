@@ -99,7 +99,7 @@ def test_the_result_is_told_in_words_and_as_json(tmp_path: Path) -> None:
     paths = {graph: tmp_path / f"{graph}.engine" for graph in ("encoder", "decoder")}
     for path in paths.values():
         path.write_bytes(b"x" * 1_500_000)
-    verdict = gate.Verdict(8, {"attention": 0.004}, 0.02, 7, [0.01])
+    verdict = gate.Verdict(8, {"attention": 0.004}, 0.02, same_captions=7, gaps=[0.01])
     built = Built(
         EnginePair(b"", b"", 1, 3), paths, ("decoder",), {"decoder": Audit({"half": 30, "float": 9})}, verdict, True
     )
