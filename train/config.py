@@ -38,8 +38,12 @@ class DataConfig:
     """Caption file, where the layout does not fix it; relative to the configuration file."""
     images: str | None = None
     """Image folder, where the layout does not fix it; relative to the configuration file."""
+    features: str | None = None
+    """Precomputed features of regions, for ``encoder = "features"``: a TSV of bottom-up-attention, or a folder of these
+    or of npz or npy files, one an image; relative to the configuration file."""
     skip_bad: bool = False
-    """Skip (and count and name) broken lines, missing images and empty captions instead of refusing them."""
+    """Skip (and count and name) broken lines, missing images, empty captions and bad features instead of refusing
+    them."""
     min_count: int = 5
     """Words rarer than this in the training captions become ``<unk>``."""
     max_words: int = 20
@@ -48,11 +52,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The captioner: a torchvision backbone as encoder, and a decoder that attends to its grid or to regions of it."""
+    """The captioner: an encoder that makes features of an image, and a decoder that attends to them."""
 
-    encoder: Literal["grid", "regions"] = "grid"
+    encoder: Literal["grid", "regions", "features"] = "grid"
     """``grid``: the cells of the backbone's features; ``regions``: their means over the boxes that a detector proposes
-    (Anderson et al. 2018), which takes ``detector``."""
+    (Anderson et al. 2018), which takes ``detector``; ``features``: none, regions come precomputed from
+    ``data.features``, so that it cannot be exported."""
     decoder: Literal["soft_attention", "updown", "transformer"] = "soft_attention"
     """``soft_attention``: an LSTM cell with gated attention (Xu et al. 2015); ``updown``: an attention LSTM and a
     language LSTM (Anderson et al. 2018); ``transformer``: Vaswani et al. 2017, with a cache of keys and values."""
@@ -83,6 +88,8 @@ class ModelConfig:
     """Intersection over union from which the worse of two boxes is dropped."""
     cells: bool = False
     """The grid's cells are positions beside the regions."""
+    feature_width: int = 2048
+    """Width of a precomputed feature."""
     memory_width: int = 512
     """Width D of a grid cell's feature; the backbone's is projected to it. 0 keeps the backbone's own."""
     attention_width: int = 512
@@ -234,7 +241,7 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     base = path.resolve().parent
     data = table.get("data")
     if isinstance(data, dict):
-        for key in ("root", "captions", "images"):
+        for key in ("root", "captions", "images", "features"):
             if isinstance(data.get(key), str):
                 data[key] = str((base / data[key]).resolve())
     if isinstance(table.get("start"), str) and table["start"]:

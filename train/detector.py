@@ -38,8 +38,8 @@ class Regions(NamedTuple):
     """[B, R, 4]: left, top, right, bottom, fractions of the image."""
     shown: Tensor
     """[B, R]: 1 for a region, 0 for padding."""
-    classes: Tensor
-    """[B, R, N]: score of each class."""
+    features: Tensor
+    """[B, R, N]: what the finder itself knows of a region. Of a YOLOX the score of each class."""
 
     def to(self, device: torch.device) -> Regions:
         """The same on a device."""
@@ -101,6 +101,11 @@ class Detector(nn.Module):
     def file(self) -> bytes:
         """The detector as the content of an ONNX file."""
         return self.model.cpu().numpy().tobytes()
+
+    @property
+    def width(self) -> int:
+        """Width N of what it knows of a region."""
+        return self.config.detector_classes
 
     @property
     def side(self) -> int:
