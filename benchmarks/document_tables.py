@@ -295,6 +295,31 @@ def training_time(results: Results) -> list[str]:
     return [*table(head, rows), "", text]
 
 
+def models(results: Results) -> list[str]:
+    """docs/models.md: the comparison of captioners."""
+    if missing := results.missing("models"):
+        return missing
+    rows = []
+    for item in results.load("models")["models"]:
+        test, whole = item["scores"]["test"], item["scores"]["all"]
+        rows.append(
+            (
+                item["name"].replace("-", " + ").replace("_", " "),
+                item["stage"] or "see its card",
+                f"{100 * test['bleu4']:.1f}",
+                f"{100 * test['meteor']:.1f}" if "meteor" in test else "-",
+                f"{test['cider']:.3f}",
+                f"{whole['cider']:.3f}",
+                f"{item['bundle_mb']:.1f}",
+                f"{item['encode_ms']:.1f}",
+                f"{item['step_ms']:.2f}",
+                f"{item['to_shipped']:.2f}",
+            )
+        )
+    head = ("captioner", "after", "B4", "METEOR", "CIDEr", "CIDEr, all of dev", "MB", "encoder, ms", "step, ms")
+    return table((*head, "time / shipped"), rows)
+
+
 BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "quality": quality,
     "quality-all": quality_all,
@@ -310,6 +335,7 @@ BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "projection-text": projected_text,
     "training": training,
     "training-time": training_time,
+    "models": models,
 }
 """By the name in the document."""
 

@@ -60,6 +60,10 @@ class Counted:
         """See ``Executor``."""
         return self.executor.trace(attention=attention)
 
+    def boxes(self) -> Floats | None:
+        """See ``Executor``."""
+        return self.executor.boxes()
+
     def close(self) -> None:
         """See ``Executor``."""
         self.executor.close()

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from camscribe.benchmarks.machine import environment
 from camscribe.runtime.captioner import Captioner
@@ -48,30 +49,49 @@ from camscribe.runtime.stream.stream import CaptionStream
 MEMORY_GROWTH, AGE_FACTOR = 1.05, 1.2
 
 
+class Log:
+    """Rows of numbers that lie in memory from the start: what measures growth may not grow itself."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._rows, self._count = np.full((rows, width), np.nan), 0  # filled, so that its pages are there
+
+    def add(self, *values: float) -> None:
+        """Notes a row; the last one again when all are full."""
+        self._rows[min(self._count, len(self._rows) - 1)] = values
+        self._count += 1
+
+    @property
+    def columns(self) -> npt.NDArray[np.float64]:
+        """[width, rows]"""
+        return self._rows[: self._count].T
+
+
 class Watch:
     """A sink that notes when frames and captions came, and how much memory the process holds each second."""
 
     name = "watch"
     wants_frames = True
 
-    def __init__(self) -> None:
-        self.captured_s: list[float] = []
-        self.captions: list[tuple[float, float, float]] = []
+    def __init__(self, seconds: float, rate: float) -> None:
+        frames = int(1.5 * seconds * rate) + 1000
+        self.captured = Log(frames, 1)
+        """Moment in s."""
+        self.captions = Log(frames, 3)
         """Moment in s, age in ms, time of the captioner in ms."""
-        self.memory: list[tuple[float, int]] = []
+        self.memory = Log(int(1.5 * seconds) + 1000, 2)
         """Moment in s, resident bytes."""
 
     def open(self, control: Control) -> None:
         pass
 
     def frame(self, frame: Frame) -> None:
-        self.captured_s.append(frame.captured_s)
+        self.captured.add(frame.captured_s)
 
     def caption(self, item: Captioned) -> None:
-        self.captions.append((time.monotonic(), item.age_ms, item.caption.timings.total_ms))
+        self.captions.add(time.monotonic(), item.age_ms, item.caption.timings.total_ms)
 
     def counts(self, counts: Counts) -> None:
-        self.memory.append((time.monotonic(), resident_bytes()))
+        self.memory.add(time.monotonic(), resident_bytes())
 
     def close(self) -> None:
         pass
@@ -99,7 +119,7 @@ def soak(captioner: Captioner, seconds: float, rate: float, names: Sequence[str]
     """Streams the synthetic scene; returns what was measured."""
     captioner.caption(np.zeros((480, 640, 3), np.uint8), "rgb")  # makes its buffers and threads
     before = held()
-    watch = Watch()
+    watch = Watch(seconds, rate)
     values: dict[str, Any] = {
         "jsonl": folder / "soak.jsonl",
         "video": folder / "soak.avi",
@@ -138,8 +158,8 @@ def soak(captioner: Captioner, seconds: float, rate: float, names: Sequence[str]
 
 
 def _memory(watch: Watch, began: float, seconds: float) -> dict[str, Any]:
-    times = np.array([moment - began for moment, _ in watch.memory])
-    sizes = np.array([size for _, size in watch.memory]) / 1e6
+    moments, sizes = watch.memory.columns
+    times, sizes = moments - began, sizes / 1e6
     warm = sizes[times >= 0.1 * seconds]
     some = max(1, len(warm) // 9)
     first_mb, last_mb = (float(np.median(part)) for part in (warm[:some], warm[-some:]))
@@ -155,8 +175,8 @@ def _memory(watch: Watch, began: float, seconds: float) -> dict[str, Any]:
 
 
 def _age(watch: Watch) -> dict[str, Any]:
-    moments, ages, latencies = (np.array(column) for column in zip(*watch.captions, strict=True))
-    camera_ms = float(np.median(np.diff(watch.captured_s))) * 1e3
+    moments, ages, latencies = watch.captions.columns
+    camera_ms = float(np.median(np.diff(watch.captured.columns[0]))) * 1e3
     caption_ms = float(np.median(np.diff(moments))) * 1e3
     limit_ms = AGE_FACTOR * (camera_ms + caption_ms)
     p50, p95, p99 = np.percentile(ages, [50, 95, 99])

@@ -50,7 +50,7 @@ def export_graphs(
     encoder = _export(
         EncoderGraph(model),
         (run.image, *found),
-        ({0: images}, tuple({0: images} for _ in found)),
+        ({0: images}, tuple({0: images} for _ in found)) if found else ({0: images},),
         ["image", *region_graph.INPUTS[: len(found)]],
         [spec.name for spec in pair.encoder.outputs],
     )

@@ -138,6 +138,7 @@ def _network(detector: Detector) -> Part:
     """
     graph = onnx.load_from_string(detector.file).graph
     ends = {graph.input[0].name: f"{_PREFIX}pixels", graph.output[0].name: f"{_PREFIX}raw"}
+    own = f"{_PREFIX}network."
     shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
     weights = []
     for weight in graph.initializer:
@@ -148,11 +149,11 @@ def _network(detector: Detector) -> Part:
                     f"detector: reshapes to {value.tolist()}; expected 1, for one image, as the first size"
                 )
             value = np.concatenate([[0], value[1:]])
-        weights.append(numpy_helper.from_array(value, f"{_PREFIX}{weight.name}"))
+        weights.append(numpy_helper.from_array(value, f"{own}{weight.name}"))
     held = {weight.name for weight in weights}
     for node in graph.node:
-        if node.op_type == "Reshape" and f"{_PREFIX}{node.input[1]}" not in held:
+        if node.op_type == "Reshape" and f"{own}{node.input[1]}" not in held:
             raise EngineError(f"detector: node {node.name} computes the shape it reshapes to; expected a constant")
         for names in (node.input, node.output):
-            names[:] = [ends.get(name, f"{_PREFIX}{name}") if name else "" for name in names]
+            names[:] = [ends.get(name, f"{own}{name}") if name else "" for name in names]
     return Part(list(graph.node), weights)

@@ -55,7 +55,8 @@ class Sentence:
     truncated: bool
     """True when ``max_words`` came before the end."""
     attention: Floats
-    """float32 [words, rows, columns]: where the model looked for each word; each grid sums to 1."""
+    """float32 [words, rows, columns]: where the model looked for each word; each grid sums to 1. One row, with a column
+    for each box, where the caption has ``boxes``."""
 
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
         """As JSON has it, with where the model looked if asked for."""
@@ -78,6 +79,9 @@ class Caption:
     hypotheses: tuple[Sentence, ...]
     """The n best, best first."""
     timings: Timings
+    boxes: Floats | None = None
+    """float32 [P, 4]: where the columns of the attention's one row lie, as fractions of the image: left, top, right,
+    bottom. The first is all that the model sees; zeros are none. None where the attention is on the cells of a grid."""
 
     @property
     def text(self) -> str:
@@ -110,9 +114,11 @@ class Caption:
         return self.hypotheses[0].attention
 
     def to_dict(self, *, attention: bool = False) -> dict[str, Any]:
-        """As JSON has it: the best sentence, all of them, and the timings."""
+        """As JSON has it: the best sentence, all of them, and the timings; boxes beside the attention on them."""
+        boxes = {} if self.boxes is None or not attention else {"boxes": self.boxes.astype(float).round(5).tolist()}
         return {
             **self.hypotheses[0].to_dict(attention=attention),
+            **boxes,
             "hypotheses": [item.to_dict(attention=attention) for item in self.hypotheses],
             "timings_ms": self.timings.to_dict(),
         }

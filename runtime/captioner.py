@@ -19,7 +19,7 @@ from camscribe.runtime.caption import Caption, Sentence, Timings
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
 from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
-from camscribe.runtime.pixels import Pixels, opencv, reduce
+from camscribe.runtime.pixels import Pixels, in_whole_image, opencv, reduce
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
 from camscribe.runtime.threads import both
 
@@ -253,7 +253,8 @@ class Captioner:
         if is_on_gpu(image):
             from camscribe.runtime.cuda.arrays import device_image
 
-            return _Prepared(device_image(image, color), perf_counter() - start, 0.0)
+            on_device = device_image(image, color)
+            return _Prepared(on_device, perf_counter() - start, 0.0, (on_device.height, on_device.width))
         # Twice the size leaves the area filter enough to give the same picture.
         pixels = as_rgb(image, color, at_least=2 * max(spec.height, spec.width))
         read = perf_counter()
@@ -261,8 +262,9 @@ class Captioner:
         if self._small is not None:
             pixels, enhance_ms = self._small(pixels)
         enhanced = perf_counter()
+        size = (pixels.shape[0], pixels.shape[1])
         pixels = reduce(pixels, spec)
-        return _Prepared(pixels, read - start, perf_counter() - enhanced, enhance_ms)
+        return _Prepared(pixels, read - start, perf_counter() - enhanced, size, enhance_ms)
 
     def _prepare_or_error(self, image: ImageLike, color: Color | None) -> _Prepared | SourceError:
         try:
@@ -284,6 +286,7 @@ class Captioner:
             encoded = perf_counter()
             found = search(self._executor, options, guide)
             decoded = perf_counter()
+            boxes = self._boxes(self._executor, items)
         sentences = [tuple(map(self._sentence, hypotheses)) for hypotheses in found]
         if not all(sentences):
             raise OptionError(
@@ -296,8 +299,21 @@ class Captioner:
             Caption(
                 each,
                 Timings(item.read_s * 1e3, item.reduce_s * 1e3, encode_ms, decode_ms, words_ms, item.enhance_ms),
+                box,
             )
-            for item, each in zip(items, sentences, strict=True)
+            for item, each, box in zip(items, sentences, boxes, strict=True)
+        ]
+
+    def _boxes(self, executor: Executor, items: list[_Prepared]) -> Sequence[Floats | None]:
+        """``Caption.boxes`` of each image that ``executor`` has encoded."""
+        if not self.bundle.manifest.has_boxes:
+            return [None] * len(items)
+        found = executor.boxes()
+        if found is None:
+            raise EngineError("the executor gave no boxes")
+        return [
+            in_whole_image(boxes, *item.size, self.bundle.manifest.pixels)
+            for item, boxes in zip(items, found, strict=True)
         ]
 
     def _guide(self, options: SearchOptions, images: int) -> Guide | None:
@@ -347,4 +363,6 @@ class _Prepared:
     pixels: Pixels | DeviceImage
     read_s: float
     reduce_s: float
+    size: tuple[int, int]
+    """Rows and columns before it was reduced."""
     enhance_ms: float = 0.0

@@ -71,6 +71,14 @@ class Executor(Protocol):
     def trace(self, *, attention: bool = False) -> Trace:
         """The steps so far, in views of buffers that the next ``encode`` overwrites."""
 
+    def boxes(self) -> Floats | None:
+        """Where the positions of the attention lie in the images encoded last, where the encoder finds boxes.
+
+        Returns:
+            float32 [B, P, 4]: left, top, right and bottom as fractions of what the model sees, zeros where an image has
+            fewer; a view of a buffer that the next ``encode`` overwrites. None where the positions are cells of a grid.
+        """
+
     def close(self) -> None:
         """Gives memory and threads back."""
 

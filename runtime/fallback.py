@@ -63,6 +63,10 @@ class FallbackExecutor:
         """See ``Executor``."""
         return self._active.trace(attention=attention)
 
+    def boxes(self) -> Floats | None:
+        """See ``Executor``."""
+        return self._active.boxes()
+
     def close(self) -> None:
         """See ``Executor``."""
         self._first.close()

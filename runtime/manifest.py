@@ -19,6 +19,10 @@ SCHEMA = 1
 """Version of the manifest this release writes."""
 
 KINDS = ("captioner", "enhancer")
+BOXES = "boxes"
+"""An encoder's output that says where the positions of the attention lie, where they are no cells of a grid: float32
+[B, P, 4], left, top, right and bottom as fractions of what the model sees. The first is the whole of it; zeros are
+padding."""
 Graph = Literal["encoder", "decoder"]
 Device = Literal["cpu", "cuda"]
 
@@ -71,6 +75,11 @@ class GraphPair:
     encoder: GraphSpec
     decoder: GraphSpec
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the encoder says where each position of the attention lies; see ``BOXES``."""
+        return any(spec.name == BOXES for spec in self.encoder.outputs)
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -115,7 +124,7 @@ class Manifest:
     special_tokens: SpecialTokens
     pixels: PixelSpec
     attention_grid: tuple[int, int]
-    """Rows and columns of the positions P of the attention, row by row."""
+    """Rows and columns of the positions P of the attention, row by row; one row where they are boxes."""
     search: SearchOptions
     """The defaults a caption is searched with. Their ``ban`` holds ``<unk>`` where that word is not wanted."""
     precisions: dict[str, GraphPair]
@@ -129,6 +138,11 @@ class Manifest:
     parity: Parity
     files: dict[str, FileEntry]
     """Every other file of the bundle."""
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the attention is on boxes that the encoder finds, not on the cells of a grid."""
+        return self.precisions["float32"].has_boxes
 
     def precision_for(self, device: Device, precision: str | None) -> str:
         """The precision to open on ``device``, where ``precision`` is the user's wish.
@@ -220,6 +234,8 @@ def _contradictions(manifest: Manifest) -> list[str]:
     for precision, pair in manifest.precisions.items():
         problems += [f"precision {precision:.60}: {line}" for line in _size_problems(pair)]
         problems += [f"precision {precision:.60}: {line}" for line in _interface_problems(manifest, pair)]
+        if pair.has_boxes != manifest.precisions.get("float32", pair).has_boxes:
+            problems.append(f"precision {precision:.60} and float32: only one has an output {BOXES}")
     for precision, tokens in manifest.parity.tokens.items():
         if precision not in manifest.precisions or len(tokens) != len(manifest.parity.images):
             problems.append(f"parity.tokens of {precision:.60} do not fit its precisions and images")
@@ -246,10 +262,11 @@ def _interface_problems(manifest: Manifest, pair: GraphPair) -> list[str]:
     problems = image.differences(pair.encoder.inputs, ())
     memory, state = _prefixed(pair.encoder.outputs, "memory."), _prefixed(pair.encoder.outputs, "state.")
     problems += [
-        f"encoder has output {spec}; expected memory.* or state.*"
+        f"encoder has output {spec}; expected memory.*, state.* or {BOXES}"
         for spec in pair.encoder.outputs
-        if spec not in memory + state
+        if spec not in memory + state and spec.name != BOXES
     ]
+    problems += _box_problems(manifest, pair)
     problems += [f"encoder has output {spec}; expected the images first" for spec in memory + state if not spec.shape]
     beams = tuple(TensorSpec(spec.name, spec.dtype, ("B", "K", *spec.shape[1:])) for spec in state)
     pair_of_ids = ("B", "K")
@@ -278,6 +295,20 @@ def _interface_problems(manifest: Manifest, pair: GraphPair) -> list[str]:
         ),
     )
     return problems + decoder.differences(pair.decoder.inputs, pair.decoder.outputs)
+
+
+def _box_problems(manifest: Manifest, pair: GraphPair) -> list[str]:
+    """Where the output that places the positions is not what its readers take for granted."""
+    rows, columns = manifest.attention_grid
+    boxes = [spec for spec in pair.encoder.outputs if spec.name == BOXES]
+    problems = [
+        f"encoder has output {spec}; expected {BOXES} float32[B,{rows * columns},4]"
+        for spec in boxes
+        if spec.dtype != "float32" or spec.shape not in (("B", rows * columns, 4), ("B", "P", 4))
+    ]
+    if boxes and rows != 1:
+        problems.append(f"attention_grid is {manifest.attention_grid}; expected one row, as the encoder gives {BOXES}")
+    return problems
 
 
 def _prefixed(specs: Sequence[TensorSpec], prefix: str) -> list[TensorSpec]:

@@ -136,6 +136,12 @@ class OnnxRuntimeExecutor:
             raise EngineError("trace was called without encode")
         return self._plan.read(self._step, attention=attention)
 
+    def boxes(self) -> Floats | None:
+        """See ``Executor``."""
+        if self._plan is None:
+            raise EngineError("boxes was called without encode")
+        return self._plan.boxes()
+
     def close(self) -> None:
         """See ``Executor``."""
         self._plan = None

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from camscribe.runtime.errors import EngineError
-from camscribe.runtime.manifest import Device, GraphPair, Manifest, TensorSpec
+from camscribe.runtime.manifest import BOXES, Device, GraphPair, Manifest, TensorSpec
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Selection, Trace, initial_score
 
@@ -166,6 +166,14 @@ class Plan:
         ):
             column[step] = value
         self._rows.upload()
+
+    def boxes(self) -> Floats | None:
+        """What the encoder made of that name, float32 [B, P, 4], as a view; None where it makes none."""
+        made = self._encoded.get(BOXES)
+        if made is None:
+            return None
+        made.download()
+        return made.host
 
     def record_steps(self, runtime: ModuleType, first: int) -> None:
         """Gives each step's CUDA graph a number of its own, from ``first`` on: its addresses are those of no other."""

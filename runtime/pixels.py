@@ -151,6 +151,23 @@ def visible_box(height: int, width: int, spec: PixelSpec) -> tuple[int, int, int
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
+def in_whole_image(boxes: npt.NDArray[np.float32], height: int, width: int, spec: PixelSpec) -> npt.NDArray[np.float32]:
+    """Boxes of the part that the model sees, as boxes of the whole image.
+
+    Args:
+        boxes: float32 [P, 4]: left, top, right and bottom as fractions of that part.
+        height, width: of the image; only their ratio matters.
+        spec: the bundle's.
+
+    Returns:
+        The same as fractions of the image, a new array. Boxes of zeros, which are none, stay so.
+    """
+    top, left, rows, columns = visible_box(height, width, spec)
+    scale = np.array([columns / width, rows / height] * 2, np.float32)
+    offset = np.array([left / width, top / height] * 2, np.float32)
+    return np.where(boxes.any(axis=1, keepdims=True), boxes * scale + offset, np.float32(0))
+
+
 def opencv() -> ModuleType:
     """The ``cv2`` module, imported on first use.
 

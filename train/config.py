@@ -76,6 +76,8 @@ class ModelConfig:
     """Rows and columns that the backbone's grid is averaged (or spread) to, as the tutorial's is to 14; 0 keeps it."""
     detector: str = ""
     """A YOLOX in ONNX with its raw outputs; relative to the configuration file."""
+    detector_side: int = 0
+    """Rows and columns of its input, pixels, a multiple of 32; 0 keeps the file's own. Fewer are quicker."""
     detector_classes: int = 80
     """Its classes."""
     regions: int = 36

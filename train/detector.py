@@ -27,7 +27,7 @@ CANDIDATES = 256
 FLOOR = 0.02
 """No box of a lower score is a region."""
 
-REGION_SETTINGS = ("regions", "min_regions", "region_threshold", "region_overlap", "detector_classes")
+REGION_SETTINGS = ("detector_side", "regions", "min_regions", "region_threshold", "region_overlap", "detector_classes")
 """Keys of the configuration that decide which regions there are."""
 
 
@@ -86,11 +86,12 @@ class Detector(nn.Module):
         """
         path = Path(self.config.detector)
         try:
-            self.replace(path.read_bytes())
+            model = path.read_bytes()
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read as a detector ({error.strerror}); expected a YOLOX in ONNX"
             ) from error
+        self.replace(_of_side(model, self.config.detector_side, path) if self.config.detector_side else model)
         self._open()
 
     def replace(self, model: bytes) -> None:
@@ -164,9 +165,32 @@ def cells(side: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     return np.concatenate(places).astype(np.float32), steps[:, None].astype(np.float32)
 
 
-def _session(model: bytes, config: ModelConfig) -> Any:
-    import onnxruntime
+def _of_side(model: bytes, side: int, path: Path) -> bytes:
+    """The detector for another input: its layers are convolutions, which take any size."""
+    if side < max(STRIDES) or side % max(STRIDES):
+        raise DataError(
+            f"model: detector_side is {side}; expected a multiple of {max(STRIDES)}, or 0 for the file's own"
+        )
+    try:
+        import onnx
+    except ImportError as error:
+        raise DataError('detector_side needs onnx: pip install "camscribe[export]"') from error
+    try:
+        loaded = onnx.load_from_string(model)
+        for axis in loaded.graph.input[0].type.tensor_type.shape.dim[2:]:
+            axis.dim_value = side
+        loaded.graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(cells(side)[0])
+    except Exception as error:  # protobuf's own kinds
+        raise DataError(f"{path}: cannot be read as ONNX ({error})") from error
+    del loaded.graph.value_info[:]
+    return loaded.SerializeToString()
 
+
+def _session(model: bytes, config: ModelConfig) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DataError('regions need ONNX Runtime: pip install "camscribe[export]"') from error
     what = f"detector {Path(config.detector).name}"
     try:
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -77,7 +77,8 @@ def _describe(bundle: Bundle, checks: list[dict[str, Any]]) -> Iterator[str]:
         yield f"               {name:24} {file.bytes / 1e6:7.2f} MB"
     yield f"input          {pixels.width} x {pixels.height} pixels ({pixels.fit}, {pixels.filter} filter)"
     yield f"vocabulary     {manifest.vocabulary_size} tokens"
-    yield f"attention      {manifest.attention_grid[0]} x {manifest.attention_grid[1]} cells"
+    rows, columns = manifest.attention_grid
+    yield f"attention      {f'{columns} boxes' if manifest.has_boxes else f'{rows} x {columns} cells'}"
     yield f"precisions     {', '.join(manifest.precisions)} (on a CPU: {manifest.cpu_precision})"
     for title, entry in (
         ("search", encode(manifest.search)),

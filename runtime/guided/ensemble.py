@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class EnsembleExecutor:
-    """Runs executors side by side. See ``camscribe.runtime.executor.Executor``; the attention is the first one's.
+    """Runs executors side by side. See ``camscribe.runtime.executor.Executor``; the attention, with the boxes it is on,
+    is the first one's.
 
     Args:
         executors: owned from now on.
@@ -65,6 +66,10 @@ class EnsembleExecutor:
     def trace(self, *, attention: bool = False) -> Trace:
         """See ``Executor``."""
         return self._executors[0].trace(attention=attention)
+
+    def boxes(self) -> Floats | None:
+        """See ``Executor``."""
+        return self._executors[0].boxes()
 
     def close(self) -> None:
         """See ``Executor``."""

@@ -114,7 +114,11 @@ class Batch:
             for index, image in enumerate(images):
                 if isinstance(image, DeviceImage):
                     self._device.reduce(image, self._pixels, begin + index * size)
-        self._device.repeat(("encode", address), lambda: self._encode(address))
+        if self.plan.boxes is None:
+            self._device.repeat(("encode", address), lambda: self._encode(address))
+        else:
+            # How many boxes overlap depends on the image. TensorRT waits for that number, which cannot be recorded.
+            self._encode(address)
 
     def step(self, first: int, last: int) -> None:
         """Runs steps ``first`` to ``last - 1``."""
@@ -156,6 +160,15 @@ class Batch:
             used = self._attention[:steps, : plan.images * plan.beams * plan.positions]
             weights = used.reshape(steps, plan.images, plan.beams, plan.positions)[:, : self.count].copy()
         return Trace(columns[0], columns[1], columns[2], columns[3], columns[4], weights)
+
+    def fetch_boxes(self) -> None:
+        """Lets the host see the encoder's boxes, after the device's next ``synchronize``."""
+        if self.plan.boxes is not None:
+            self._device.download(self._shared, self.plan.boxes.offset, self.plan.boxes.end)
+
+    def boxes(self) -> Floats | None:
+        """The boxes fetched before, float32 [B, P, 4]; a copy. None where the encoder makes none."""
+        return None if self.plan.boxes is None else self._view(self.plan.boxes)[: self.count].copy()
 
     def close(self) -> None:
         """Frees the memory."""

@@ -127,6 +127,7 @@ def _build(
     trt: ModuleType, onnx: bytes, name: str, recipe: Recipe, report: Report, cancelled: threading.Event
 ) -> Built:
     logger = versions.logger(trt)
+    versions.register_plugins(trt)
     try:
         builder = trt.Builder(logger)
         network = versions.create_network(trt, builder, strong=recipe.strong)

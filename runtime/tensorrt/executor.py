@@ -155,6 +155,19 @@ class EngineExecutor:
         parts = [batch.trace(self._step, attention=attention) for batch in self._batches]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
+    def boxes(self) -> Floats | None:
+        """See ``Executor``. The result is a copy."""
+        machine = self._running()
+        if not self._batches:
+            raise EngineError("boxes was called without encode")
+        if not self._pair.has_boxes:
+            return None
+        with self._on(machine, "reading the boxes"):
+            for batch in self._batches:
+                batch.fetch_boxes()
+            machine.synchronize()
+        return np.concatenate([boxes for batch in self._batches if (boxes := batch.boxes()) is not None])
+
     def close(self) -> None:
         """Frees everything on the device. Closing again does nothing; other calls are errors from then on."""
         machine, self._machine = self._machine, None

@@ -43,6 +43,11 @@ def why_refused(lines: Iterable[str], version: str) -> str:
         return f"the engine was built for another GPU: {again}"
     if is_memory_error(lines):
         return "the GPU has too little memory for the engine: close other programs on it"
+    if "plugin registry" in lower:
+        return (
+            "the engine has a layer of TensorRT's library of plugins, which is not here: install the whole of TensorRT "
+            "(tensorrt, not tensorrt_lean; libnvinfer-plugin)"
+        )
     if any(words in lower for words in ("magic tag", "size specified in header", "serialization")):
         return f"the engine is truncated or damaged: {again}"
     return f"TensorRT {version} does not load the engine ({said[-300:] or 'it does not say why'}): {again}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from camscribe.runtime.errors import EngineError
-from camscribe.runtime.manifest import GraphPair, Manifest, TensorSpec
+from camscribe.runtime.manifest import BOXES, GraphPair, Manifest, TensorSpec
 
 TRACE = ("token", "parent", "score", "ended_score", "ended_parent")
 """Columns of the trace; the first three are inputs of the next step, and all are outputs (some as ``next_*``)."""
@@ -57,7 +57,7 @@ class Plan:
     """The two blocks of memory of a search for B images with K beams in at most T steps, and who reads what in them.
 
     ``shared`` is what host and GPU both see: first the inputs, then what never changes, then the trace, then the
-    attention, so that each is one copy. ``private`` is for the GPU alone.
+    attention, then the boxes it is on, so that each is one copy. ``private`` is for the GPU alone.
 
     Args:
         manifest: of the bundle.
@@ -82,10 +82,11 @@ class Plan:
         # Step by step, so that the steps since the last look are one piece.
         self.rows = shared.add("int32", (steps + 1, len(TRACE), _padded(images * beams)))
         self.attention = shared.add("float32", (steps, _padded(images * beams * self.positions)))
+        self.boxes = next((self._add(shared, spec) for spec in pair.encoder.outputs if spec.name == BOXES), None)
         # For a host that selects by itself; behind everything else, so that no other copy takes it along.
         self.log_prob = shared.add("float32", (images, beams, manifest.vocabulary_size))
         self.shared_bytes = shared.bytes
-        self.encoded = {spec.name: self._add(private, spec) for spec in pair.encoder.outputs}
+        self.encoded = {spec.name: self._add(private, spec) for spec in pair.encoder.outputs if spec.name != BOXES}
         states = [spec for spec in pair.decoder.inputs if spec.name.startswith("state.")]
         self.states = [{spec.name: self._add(private, spec) for spec in states} for _ in range(2)]
         # An engine writes every output it has, wanted or not.
@@ -100,6 +101,8 @@ class Plan:
             image: where the images lie, None for in the shared block.
         """
         made = {name: private + span.offset for name, span in self.encoded.items()}
+        if self.boxes is not None:
+            made[BOXES] = shared + self.boxes.offset
         return {"image": shared + self.image.offset if image is None else image, **made}
 
     def decoder(self, private: int, shared: int, step: int) -> dict[str, int]:

@@ -198,6 +198,18 @@ def logger(trt: ModuleType) -> Any:
     return Logger()
 
 
+@functools.lru_cache(maxsize=4)
+def register_plugins(trt: ModuleType) -> None:
+    """Makes the layers known that TensorRT keeps in a library of its own: RoiAlign is one of them, in every version.
+
+    Both the parser and engines that have such a layer need it. ``tensorrt_lean`` and ``tensorrt_dispatch`` have no such
+    library; there, as where it fails, whoever needs it says so.
+    """
+    register = getattr(trt, "init_libnvinfer_plugins", None)
+    if register is not None:
+        register(logger(trt), "")
+
+
 def deserialize(trt: ModuleType, data: bytes) -> Any:
     """An engine, ready to run.
 
@@ -208,6 +220,7 @@ def deserialize(trt: ModuleType, data: bytes) -> Any:
     require_driver()
     messages().clear()
     try:
+        register_plugins(trt)
         runtime = trt.Runtime(logger(trt))
         engine = runtime.deserialize_cuda_engine(data)
     except (TypeError, RuntimeError) as error:  # a constructor that failed in C++, or no runtime

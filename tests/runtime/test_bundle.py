@@ -130,7 +130,7 @@ def test_only_the_files_that_will_be_opened_are_hashed(make_toy: Callable[..., P
             lambda m: m["precisions"]["float32"]["encoder"]["outputs"].append(
                 {"name": "logits", "dtype": "float32", "shape": ["B"]}
             ),
-            "encoder has output logits float32[B]; expected memory.* or state.*",
+            "encoder has output logits float32[B]; expected memory.*, state.* or boxes",
         ),
         (lambda m: m["parity"].update(tokens={"float32": [[1]]}), "do not fit"),
     ],
@@ -138,6 +138,62 @@ def test_only_the_files_that_will_be_opened_are_hashed(make_toy: Callable[..., P
 def test_a_manifest_that_cannot_be_is_refused(folder: Path, change: Callable[[dict], object], expected: str) -> None:
     edit(folder, change)
     assert expected in refusal(folder)
+
+
+def test_a_bundle_may_say_where_its_positions_lie(boxes_bundle: Bundle, toy_bundle: Bundle) -> None:
+    assert boxes_bundle.manifest.has_boxes
+    assert boxes_bundle.manifest.attention_grid == (1, 5)
+    assert not toy_bundle.manifest.has_boxes
+
+
+def _outputs(manifest: dict) -> list[dict]:
+    return manifest["precisions"]["float32"]["encoder"]["outputs"]
+
+
+def _boxes(manifest: dict) -> dict:
+    return next(spec for spec in _outputs(manifest) if spec["name"] == "boxes")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda m: _boxes(m).update(dtype="float16"), "has output boxes float16[B,5,4]; expected boxes float32[B,5,4]"),
+        (lambda m: _boxes(m).update(dtype="int32"), "has output boxes int32[B,5,4]; expected boxes float32[B,5,4]"),
+        (lambda m: _boxes(m).update(shape=["B", 4, 4]), "has output boxes float32[B,4,4]; expected"),
+        (lambda m: _boxes(m).update(shape=["B", 5]), "has output boxes float32[B,5]; expected"),
+        (lambda m: _boxes(m).update(shape=[1, 5, 4]), "has output boxes float32[1,5,4]; expected"),
+        (lambda m: _boxes(m).update(shape=["B", "N", 4]), "has output boxes float32[B,N,4]; expected"),
+        (
+            lambda m: _boxes(m).update(name="box"),
+            "encoder has output box float32[B,5,4]; expected memory.*, state.* or",
+        ),
+        (lambda m: m.update(attention_grid=[5, 1]), "attention_grid is (5, 1); expected one row, as the encoder gives"),
+    ],
+)
+def test_boxes_that_cannot_be_are_refused(
+    boxes_bundle: Bundle, tmp_path: Path, change: Callable[[dict], object], expected: str
+) -> None:
+    folder = Path(shutil.copytree(boxes_bundle.path, tmp_path / "bundle"))
+    edit(folder, change)
+    assert expected in refusal(folder)
+
+
+def test_boxes_may_have_a_named_number_and_stand_anywhere(boxes_bundle: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(boxes_bundle.path, tmp_path / "bundle"))
+    edit(folder, lambda m: _boxes(m).update(shape=["B", "P", 4]))
+    edit(folder, lambda m: _outputs(m).reverse())
+    assert Bundle.load(folder).manifest.has_boxes
+
+
+def test_precisions_must_agree_on_boxes(boxes_bundle: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(boxes_bundle.path, tmp_path / "bundle"))
+
+    def change(manifest: dict) -> None:
+        manifest["precisions"]["int8"] = json.loads(json.dumps(manifest["precisions"]["float32"]))
+        _outputs(manifest)[:] = [spec for spec in _outputs(manifest) if spec["name"] != "boxes"]
+
+    edit(folder, change)
+    assert "precision int8 and float32: only one has an output boxes" in refusal(folder)
 
 
 @pytest.mark.parametrize(

@@ -141,12 +141,17 @@ def test_a_checkpoint_brings_its_detector_along() -> None:
         ({"min_regions": 7}, "expected at least 1"),
         ({"min_regions": 0}, "expected at least 1"),
         ({"regions": 1000, "min_regions": 1}, "at most 256"),
+        ({"detector_side": 100}, "expected a multiple of 32"),
         ({"detector_classes": 4}, "5 + classes|detector_classes = 4"),
     ],
 )
-def test_settings_without_a_meaning_are_refused(changes: dict[str, int], message: str) -> None:
+def test_settings_without_a_meaning_are_refused(changes: dict[str, int], message: str, tmp_path: Path) -> None:
+    def read(path: Path) -> None:
+        path.write_bytes(detector_file())
+        Detector(replace(CONFIG, detector=str(path), **changes)).read()
+
     with pytest.raises(DataError, match=message):
-        detector(**changes).side  # noqa: B018
+        read(tmp_path / "detector.onnx")
 
 
 def test_a_file_that_is_no_detector_is_refused(tmp_path: Path) -> None:
@@ -158,12 +163,14 @@ def test_a_file_that_is_no_detector_is_refused(tmp_path: Path) -> None:
             Detector(replace(CONFIG, detector=str(path))).read()
 
 
+@pytest.mark.parametrize("side", [0, 256])
 @pytest.mark.skipif(not YOLOX.exists(), reason="YOLOX-nano's weights are not here")
-def test_yolox_finds_the_dog_of_the_examples() -> None:
+def test_yolox_finds_the_dog_of_the_examples(side: int) -> None:
     from camscribe.runtime import images, pixels
 
-    made = Detector(ModelConfig(encoder="regions", detector=str(YOLOX)))
+    made = Detector(ModelConfig(encoder="regions", detector=str(YOLOX), detector_side=side))
     made.read()
+    assert made.side == (side or 416)
     photo = images.read(Path(__file__).parents[2] / "examples" / "retriever.jpg")
     seen: Tensor = torch.from_numpy(pixels.reduce(photo, pixels.PixelSpec(224, 224, "squash")))[None]
     regions = made(seen)

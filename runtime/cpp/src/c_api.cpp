@@ -275,6 +275,19 @@ camscribe_status camscribe_caption_trace(const camscribe_caption* caption, camsc
   });
 }
 
+camscribe_status camscribe_caption_boxes(const camscribe_caption* caption, const float** boxes, int32_t* count) {
+  return guarded([&] {
+    need(boxes, "boxes");
+    need(count, "count");
+    *boxes = nullptr;
+    *count = 0;
+    need(caption, "caption");
+    const std::vector<float>& found = caption->caption.boxes;
+    if (!found.empty()) *boxes = found.data();
+    *count = int32_t(found.size() / 4);
+  });
+}
+
 camscribe_status camscribe_caption_timings(const camscribe_caption* caption, camscribe_timings* timings) {
   return guarded([&] {
     need(caption, "caption");

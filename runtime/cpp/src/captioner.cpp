@@ -1,5 +1,6 @@
 #include "captioner.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <opencv2/core.hpp>
 
@@ -32,6 +33,21 @@ std::vector<Number> packed(const Rows<Number>& rows, int count, std::size_t widt
   return numbers;
 }
 
+// Boxes of what the model sees as fractions of the whole image; see in_whole_image in runtime/pixels.py.
+std::vector<float> in_whole_image(const Trace& trace, const cv::Mat& image, const PixelSpec& spec) {
+  if (trace.boxes == nullptr) return {};
+  const Box seen = visible_box(image.rows, image.cols, spec);
+  const float across = float(seen.columns) / float(image.cols), left = float(seen.left) / float(image.cols);
+  const float down = float(seen.rows) / float(image.rows), top = float(seen.top) / float(image.rows);
+  std::vector<float> boxes(trace.boxes, trace.boxes + 4 * std::size_t(trace.positions));
+  for (auto box = boxes.begin(); box != boxes.end(); box += 4) {
+    if (std::all_of(box, box + 4, [](float corner) { return corner == 0; })) continue;  // none
+    for (int axis : {0, 2}) box[axis] = box[axis] * across + left;
+    for (int axis : {1, 3}) box[axis] = box[axis] * down + top;
+  }
+  return boxes;
+}
+
 }  // namespace
 
 OwnTrace::OwnTrace(const Trace& trace)
@@ -62,8 +78,9 @@ Caption Captioner::caption(const camscribe_image& image, const SearchOptions& op
   Found found = search(*opened_.executor, options);
   const auto decoded = Clock::now();
   OwnTrace trace(found.trace);  // while nobody else begins a search
+  std::vector<float> boxes = in_whole_image(found.trace, rgb, bundle.manifest.pixels);
   lock.unlock();
-  Caption caption{{}, std::move(trace), {}, bundle.manifest.rows, bundle.manifest.columns};
+  Caption caption{{}, std::move(trace), std::move(boxes), {}, bundle.manifest.rows, bundle.manifest.columns};
   for (auto& hypothesis : found.hypotheses) caption.sentences.push_back(sentence(std::move(hypothesis)));
   if (caption.sentences.empty()) {
     throw OptionError("no caption is possible: " + std::to_string(options.ban.size()) +

@@ -38,6 +38,7 @@ struct Timings {
 struct Caption {
   std::vector<Sentence> sentences;
   OwnTrace trace;
+  std::vector<float> boxes;  // [P, 4] as fractions of the whole image; empty where the encoder finds none
   Timings timings;
   int rows;
   int columns;

@@ -37,7 +37,33 @@ void compare(const GraphSpec& graph, const std::string& side, const TensorSpecs&
   }
 }
 
-void append(TensorSpecs& specs, const TensorSpecs& more) { specs.insert(specs.end(), more.begin(), more.end()); }
+// Where the output that places the positions is not what its readers take for granted.
+Problems box_problems(const Manifest& manifest, const GraphPair& pair) {
+  Problems problems;
+  const TensorSpec* boxes = find(pair.encoder.outputs, kBoxes);
+  if (boxes == nullptr) return problems;
+  const std::int64_t positions = std::int64_t(manifest.rows) * manifest.columns;
+  const TensorSpec expected{kBoxes, "float32", {"B", positions, 4}};
+  const auto same = [](const TensorSpec::Size& a, const TensorSpec::Size& b) {
+    return a.name == b.name && (!a.name.empty() || a.number == b.number);
+  };
+  const auto& shape = boxes->shape;
+  const bool fits = shape.size() == 3 && same(shape[0], "B") && (same(shape[1], positions) || same(shape[1], "P")) &&
+                    same(shape[2], 4);
+  if (boxes->dtype != "float32" || !fits) {
+    problems.push_back("encoder has output " + boxes->text() + "; expected " + expected.text());
+  }
+  if (manifest.rows != 1) {
+    problems.push_back("attention_grid is (" + std::to_string(manifest.rows) + ", " + std::to_string(manifest.columns) +
+                       "); expected one row, as the encoder gives boxes");
+  }
+  return problems;
+}
+
+template <class List>
+void append(List& list, const List& more) {
+  list.insert(list.end(), more.begin(), more.end());
+}
 
 }  // namespace
 
@@ -58,6 +84,8 @@ std::vector<std::int64_t> TensorSpec::fixed_shape(const Sizes& sizes) const {
   }
   return fixed;
 }
+
+bool GraphSpec::has_boxes() const { return find(outputs, kBoxes) != nullptr; }
 
 Problems GraphSpec::differences(const TensorSpecs& real_inputs, const TensorSpecs& real_outputs) const {
   Problems problems;
@@ -81,12 +109,14 @@ Problems interface_problems(const Manifest& manifest, const GraphPair& pair) {
   const TensorSpecs memory = with_prefix(pair.encoder.outputs, "memory.");
   const TensorSpecs state = with_prefix(pair.encoder.outputs, "state.");
   for (const TensorSpec& spec : pair.encoder.outputs) {
+    if (spec.name == kBoxes) continue;
     if (find(memory, spec.name) == nullptr && find(state, spec.name) == nullptr) {
-      problems.push_back("encoder has output " + spec.text() + "; expected memory.* or state.*");
+      problems.push_back("encoder has output " + spec.text() + "; expected memory.*, state.* or boxes");
     } else if (spec.shape.empty() || spec.shape[0].name != "B") {
       problems.push_back("encoder has output " + spec.text() + "; expected the images first");
     }
   }
+  append(problems, box_problems(manifest, pair));
   if (!problems.empty()) return problems;
   TensorSpecs beams, next;
   for (TensorSpec spec : state) {

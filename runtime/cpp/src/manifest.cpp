@@ -119,6 +119,10 @@ void find_contradictions(const Manifest& manifest, Problems& problems) {
     for (const auto& line : interface_problems(manifest, pair)) {
       problems.push_back("precision " + precision.substr(0, 60) + ": " + line);
     }
+    const auto reference = manifest.precisions.find("float32");
+    if (reference != manifest.precisions.end() && reference->second.encoder.has_boxes() != pair.encoder.has_boxes()) {
+      problems.push_back("precision " + precision.substr(0, 60) + " and float32: only one has an output boxes");
+    }
   }
 }
 

@@ -13,6 +13,7 @@
 
 namespace camscribe::core {
 
+constexpr const char* kBoxes = "boxes";  // the encoder's output that places the positions of the attention
 constexpr int kSchema = 1;  // version of the manifest that this release reads
 
 // Numbers for the free sizes of tensors: B, K, P, V.
@@ -48,6 +49,8 @@ struct GraphSpec {
   TensorSpecs inputs;
   TensorSpecs outputs;
 
+  // Whether it is an encoder that says where each position of the attention lies; see BOXES in runtime/manifest.py.
+  bool has_boxes() const;
   // What the graph's real tensors have otherwise than this says. A free size matches any.
   Problems differences(const TensorSpecs& real_inputs, const TensorSpecs& real_outputs) const;
 };

@@ -61,8 +61,11 @@ Plan::Plan(const Manifest& manifest, const GraphPair& pair, int beams, int steps
   image_ = shared.add(bytes_of(pair.encoder.inputs.at(0), sizes));
   step_numbers_ = shared.add(steps * kStepBytes);
   rows_ = shared.add((steps + 1) * row_bytes_);  // step by step, so that the steps since the last look are one piece
+  boxes_ = shared.add(pair.encoder.has_boxes() ? std::size_t(positions_) * 4 * sizeof(float) : 0);
   attention_ = shared.add(steps * attention_bytes_);
-  for (const TensorSpec& spec : pair.encoder.outputs) encoded_[spec.name] = private_block.add(bytes_of(spec, sizes));
+  for (const TensorSpec& spec : pair.encoder.outputs) {
+    if (spec.name != kBoxes) encoded_[spec.name] = private_block.add(bytes_of(spec, sizes));
+  }
   for (auto& states : states_) {
     for (const TensorSpec& spec : with_prefix(pair.decoder.inputs, "state.")) {
       states[spec.name] = private_block.add(bytes_of(spec, sizes));
@@ -99,6 +102,7 @@ float* Plan::bias(std::uint8_t* shared) const { return reinterpret_cast<float*>(
 Places Plan::encoder(std::uint8_t* private_block, std::uint8_t* shared) const {
   Places at{{"image", {image(shared), image_.bytes}}};
   for (const auto& [name, span] : encoded_) at[name] = {private_block + span.offset, span.bytes};
+  if (boxes_.bytes != 0) at[kBoxes] = {shared + boxes_.offset, boxes_.bytes};
   return at;
 }
 
@@ -142,7 +146,7 @@ Piece Plan::rows(int first, int last) const {
 }
 
 Piece Plan::attention(int steps) const {
-  return {attention_.offset, attention_.offset + steps * attention_bytes_};
+  return {boxes_.bytes != 0 ? boxes_.offset : attention_.offset, attention_.offset + steps * attention_bytes_};
 }
 
 Trace Plan::trace(const std::uint8_t* shared, int steps) const {
@@ -163,6 +167,7 @@ Trace Plan::trace(const std::uint8_t* shared, int steps) const {
   trace.ended_score = numbers(kEndedScore);
   trace.ended_parent = integers(kEndedParent);
   trace.attention = {reinterpret_cast<const float*>(shared + attention_.offset), attention_bytes_ / 4};
+  if (boxes_.bytes != 0) trace.boxes = reinterpret_cast<const float*>(shared + boxes_.offset);
   return trace;
 }
 

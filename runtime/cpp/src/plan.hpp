@@ -39,8 +39,8 @@ struct Copy {
 };
 
 // The memory of a search of one image with K beams in at most T steps. It is two blocks: `shared` is what the host and the
-// device both see (inputs, then what never changes, then the trace, then the attention, so that each is one copy),
-// `private` is for the device alone. On a CPU all is the host's.
+// device both see (inputs, then what never changes, then the trace, then the boxes and the attention on them, so that each
+// is one copy), `private` is for the device alone. On a CPU all is the host's.
 class Plan {
  public:
   // Throws EngineError where a tensor has a size that nobody knows, MemoryError where one is far too large, BundleError
@@ -63,7 +63,8 @@ class Plan {
   // What gives the states that the encoder made to all beams.
   std::vector<Copy> spread(std::uint8_t* private_block) const;
 
-  // Parts of the shared block: the inputs; what steps `first` to `last - 1` selected; the attention of the first steps.
+  // Parts of the shared block: the inputs; what steps `first` to `last - 1` selected; the attention of the first
+  // steps, with the boxes it is on.
   Piece inputs() const { return {min_words_.offset, image_.offset + image_.bytes}; }
   Piece rows(int first, int last) const;
   Piece attention(int steps) const;
@@ -93,6 +94,7 @@ class Plan {
   Span image_;
   Span step_numbers_;
   Span rows_;
+  Span boxes_;  // empty where the encoder finds none
   Span attention_;
   std::map<std::string, Span> encoded_;
   std::array<std::map<std::string, Span>, 2> states_;

@@ -49,6 +49,7 @@ struct Trace {
   Rows<float> ended_score;          // [T, K]
   Rows<std::int32_t> ended_parent;  // [T, K]
   Rows<float> attention;            // [T, K * P], of the beams that step t continued
+  const float* boxes = nullptr;     // [P, 4], where the encoder finds boxes; comes with the attention
 };
 
 // One caption of one image.

@@ -1,5 +1,7 @@
 #include "tensorrt_device.hpp"
 
+#include <dlfcn.h>
+
 #include <cstring>
 #include <mutex>
 #include <set>
@@ -39,10 +41,15 @@ Messages& messages() {
   return *made;
 }
 
+// 8601 is 8.6.1, and 100300 is 10.3.0.
+int tensorrt_major() {
+  const int number = getInferLibVersion();
+  return number >= 100000 ? number / 10000 : number / 1000;
+}
+
 std::string tensorrt_version() {
   const int number = getInferLibVersion();
-  // 8601 is 8.6.1, and 100300 is 10.3.0.
-  const int major = number >= 100000 ? number / 10000 : number / 1000;
+  const int major = tensorrt_major();
   const int rest = number >= 100000 ? number % 10000 : number % 1000;
   return std::to_string(major) + "." + std::to_string(rest / 100) + "." + std::to_string(rest % 100);
 }
@@ -54,6 +61,30 @@ nvinfer1::IRuntime& runtime() {
     return runtime;
   }();
   return *made;
+}
+
+// Makes the layers known that TensorRT keeps in a library of its own. RoiAlign is one of them, in every version.
+void register_plugins() {
+  static const bool registered = [] {
+    const std::string name = "libnvinfer_plugin.so." + std::to_string(tensorrt_major());
+    void* const library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);  // never unloaded: engines go on using it
+    const char* const said = library == nullptr ? dlerror() : nullptr;
+    using Register = bool (*)(void*, const char*);
+    const auto call = library == nullptr ? nullptr : reinterpret_cast<Register>(dlsym(library, "initLibNvInferPlugins"));
+    if (call == nullptr || !call(static_cast<nvinfer1::ILogger*>(&messages()), "")) {
+      throw EngineError("TensorRT's library of plugins, which captions with boxes need, cannot be used (" +
+                        one_line(said != nullptr ? said : name) + "): install libnvinfer-plugin" +
+                        std::to_string(tensorrt_major()));
+    }
+    return true;
+  }();
+  static_cast<void>(registered);
+}
+
+// Null where TensorRT refuses the data. Only encoders with boxes need plugins, and others need not wait for them.
+nvinfer1::ICudaEngine* deserialize(const std::string& data, const GraphSpec& graph) {
+  if (graph.has_boxes()) register_plugins();
+  return runtime().deserializeCudaEngine(data.data(), data.size());
 }
 
 std::string dtype_name(nvinfer1::DataType type) {
@@ -140,7 +171,7 @@ void GpuMemory::download(const Piece& piece, const Stream& stream) const {
 }
 
 Engine::Engine(const std::string& data, const GraphSpec& graph, const Sizes& sizes)
-    : file_(graph.file), engine_(runtime().deserializeCudaEngine(data.data(), data.size())) {
+    : file_(graph.file), engine_(deserialize(data, graph)) {
   const std::string name = "the engine of " + graph.file;
   if (engine_ == nullptr) {
     throw EngineError(name + " does not load: " + messages().last() + ": run camscribe build again");

@@ -52,13 +52,18 @@ class TensorRTExecutor : public Executor {
     Batch& batch = batch_for(options.beams, options.max_words);
     batch.write(image, options.min_words, bias);
     batch.memory.upload(batch.plan.inputs(), *stream_);
-    batch.recorder.repeat(kEncode, *stream_, [&] {
+    const auto work = [&] {
       encoder_->run(batch.encoder, *stream_);
       for (const Copy& copy : batch.plan.spread(batch.memory.private_block())) {
         check_cuda(cudaMemcpyAsync(copy.target, copy.source, copy.bytes, cudaMemcpyDeviceToDevice, stream_->handle()),
                    "copying on the GPU");
       }
-    });
+    };
+    if (pair_.encoder.has_boxes()) {
+      work();  // how many boxes overlap depends on the image; TensorRT waits for that number, which cannot be recorded
+    } else {
+      batch.recorder.repeat(kEncode, *stream_, work);
+    }
     batch_ = &batch;
     decoder_ = &decoder;
     step_ = enqueued_ = fetched_ = 0;

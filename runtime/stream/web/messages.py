@@ -52,6 +52,7 @@ def shown(item: Captioned) -> str:
             ],
             "grid": caption.attention.shape[1:],
             "attention": _compact(caption.attention),
+            "boxes": None if caption.boxes is None else caption.boxes.astype(float).round(4).tolist(),
         }
     )
 

@@ -3,7 +3,7 @@
 //   api_test CASES.json
 //
 // CASES.json has a list of groups, each with "bundle", "backend", "precision" and "cases". A case has an image (a file of bytes,
-// width, height, format), options, and the hypotheses that Python found.
+// width, height, format), options, and the hypotheses and boxes that Python found.
 #include <camscribe/camscribe.hpp>
 
 #include <cmath>
@@ -27,6 +27,7 @@ struct Case {
   camscribe::Image image;
   camscribe::Options options;
   json expected;
+  json boxes;
 };
 
 template <class Value>
@@ -53,6 +54,7 @@ Case read_case(const json& entry) {
   }
   if (options.contains("ban")) read.options.ban = options.at("ban").get<std::vector<std::string>>();
   read.expected = entry.at("hypotheses");
+  read.boxes = entry.at("boxes");
   return read;
 }
 
@@ -74,6 +76,16 @@ void check(camscribe::Captioner& captioner, const Case& given, const std::string
       for (int cell = 0; cell < found.rows * found.columns; ++cell) sum += found.attention_of(word)[cell];
       expect(std::abs(sum - 1) < 1e-3, which + ": attention of a word does not sum to 1");
       expect(captioner.word(found.tokens[word]) == found.words[word], which + ": words");
+    }
+  }
+  const std::vector<camscribe::Box> boxes = caption.boxes();
+  expect(boxes.size() == given.boxes.size(), name + ": another number of boxes");
+  for (std::size_t index = 0; index < boxes.size(); ++index) {
+    const camscribe::Box& box = boxes[index];
+    const json& wanted = given.boxes[index];
+    const float corners[] = {box.left, box.top, box.right, box.bottom};
+    for (int side = 0; side < 4; ++side) {
+      expect(std::abs(corners[side] - wanted[side].get<float>()) < 1e-4, name + ": box " + std::to_string(index));
     }
   }
   const camscribe::Trace trace = caption.trace();

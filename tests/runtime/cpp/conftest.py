@@ -291,6 +291,10 @@ class Caption:
             for name in ("token", "parent", "score", "ended_score", "ended_parent")
         }
         self.trace["attention"] = np.ctypeslib.as_array(view.attention, (*shape, view.positions)).copy()
+        boxes, found = ctypes.POINTER(ctypes.c_float)(), ctypes.c_int32()
+        library.check(library.c.camscribe_caption_boxes(handle, ctypes.byref(boxes), ctypes.byref(found)))
+        self.boxes = np.ctypeslib.as_array(boxes, (found.value, 4)).copy() if boxes else None
+        assert (self.boxes is None) == (found.value == 0)
         library.c.camscribe_caption_free(handle)
 
     @staticmethod

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle
+from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle, write_bundle
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.images import read
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
@@ -48,6 +50,9 @@ def assert_same(found: Any, expected: Any) -> None:
         assert ours.log_prob == pytest.approx(theirs.log_prob, abs=1e-4)
         assert ours.score == pytest.approx(theirs.score, abs=1e-4)
         np.testing.assert_allclose(ours.attention, theirs.attention, atol=1e-5)
+    assert (found.boxes is None) == (expected.boxes is None)
+    if expected.boxes is not None:
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-6)
 
 
 def test_photographs_get_the_words_of_python(
@@ -95,6 +100,41 @@ def test_the_trace_is_the_one_of_python(
             np.testing.assert_allclose(found[name], getattr(expected, name)[:, 0], rtol=1e-5, atol=1e-5)
     executor.close()
     ours.close()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_captioner_that_attends_to_boxes_captions(
+    library: Any,
+    boxes_bundle: Bundle,
+    boxes_toy: Any,
+    default_with_boxes: Bundle,
+    examples: dict[str, Pixels],
+    as_image: Callable[..., Any],
+    precision: str,
+    tmp_path: Path,
+) -> None:
+    toys = [np.ascontiguousarray(image) for image in boxes_toy.images(6)]
+    cropping = tmp_path / "crop"
+    with write_bundle(cropping) as draft:
+        for name in ("encoder.onnx", "decoder.onnx"):
+            shutil.copy(boxes_bundle.path / name, draft.folder)
+        manifest = boxes_bundle.manifest
+        draft.finish(replace(manifest, pixels=replace(manifest.pixels, fit="crop")), boxes_bundle.vocabulary)
+    wide = np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8)
+    for path, taken, images in (
+        (boxes_bundle.path, "float32", toys),
+        (cropping, "float32", [wide, np.ascontiguousarray(wide.transpose(1, 0, 2)), toys[0]]),
+        (default_with_boxes.path, precision, list(examples.values())[:3]),
+    ):
+        ours = library.load(path, "cpu", taken)
+        with Captioner.load(path, backend="cpu", precision=taken) as theirs:
+            columns = theirs.bundle.manifest.attention_grid[1]
+            assert (ours.info().rows, ours.info().columns) == (1, columns)
+            for image in images:
+                found, expected = ours.caption(as_image(image), nbest=2), theirs.caption(image, "rgb", nbest=2)
+                assert_same(found, expected)
+                assert found.sentences[0].attention.shape == (len(expected.words), 1, columns)
+        ours.close()
 
 
 def test_every_format_and_stride_gives_the_words_of_python(

@@ -181,6 +181,51 @@ def test_a_manifest_is_refused_exactly_where_python_refuses_it(ask: Ask, path: t
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"shape": ["B", "P", 4]},
+        {"shape": ["B", "N", 4]},
+        {"shape": ["B", "5", 4]},
+        {"shape": [1, 5, 4]},
+        {"shape": ["B", 5]},
+        {"shape": []},
+        {"shape": ["B", 4, 4]},
+        {"dtype": "float16"},
+        {"name": "box"},
+        {"grid": [5, 1]},
+        {"copy": "with"},
+        {"copy": "without"},
+    ],
+    ids=str,
+)
+def test_boxes_are_refused_exactly_where_python_refuses_them(
+    ask: Ask, boxes_bundle: Bundle, change: dict[str, Any]
+) -> None:
+    value = json.loads((boxes_bundle.path / "bundle.json").read_text())
+    value["parity"] = {"images": [], "tokens": {}, "figures": {}}
+    value["attention_grid"] = change.pop("grid", value["attention_grid"])
+    outputs = value["precisions"]["float32"]["encoder"]["outputs"]
+    copied = change.pop("copy", None)
+    if copied is not None:
+        value["precisions"]["int8"] = copy.deepcopy(value["precisions"]["float32"])
+    if copied == "without":
+        outputs[:] = [spec for spec in outputs if spec["name"] != "boxes"]
+    next((spec for spec in outputs if spec["name"] == "boxes"), {}).update(change)
+    text = json.dumps(value)
+    expected = None
+    try:
+        read_manifest(text)
+    except BundleError as error:
+        expected = str(error)
+    answer = ask("manifest", text=text)
+    assert ("error" in answer) == (expected is not None), (expected, answer)
+    if expected is not None:
+        # Shapes and pairs of numbers are written alike, too.
+        assert answer["error"] == expected
+
+
+@pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"schema": NaN}', '{"schema": "1"}', "[" * 100_000, '"\\ud800"', "nul"]
 )
 def test_what_is_no_manifest_is_refused_in_one_line(ask: Ask, text: str) -> None:

@@ -54,7 +54,8 @@ def write_group(
                 keys = ("text", "log_prob", "truncated")
                 sentences = [{key: getattr(item, key) for key in keys} for item in found.hypotheses]
                 shape = {"file": str(file), "width": image.shape[1], "height": image.shape[0], "format": 1}
-                cases.append({**shape, "options": changes, "hypotheses": sentences})
+                boxes = [] if found.boxes is None else found.boxes.tolist()
+                cases.append({**shape, "options": changes, "hypotheses": sentences, "boxes": boxes})
     return {"bundle": str(path), "backend": backend, "precision": precision, "cases": cases}
 
 
@@ -89,8 +90,22 @@ def emulated_bundle(make_toy: Callable[..., Path], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
+def emulated_boxes(make_toy: Callable[..., Path], boxes_toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A toy that attends to boxes, with engines for 3 and 5 beams."""
+    bundle = Bundle.load(make_toy(tmp_path_factory.mktemp("emulated") / "boxes", boxes_toy))
+    for beams in (3, 5):
+        build_engines(bundle, beams)
+    return bundle
+
+
+@pytest.fixture(scope="module")
 def cases(
-    repository: Path, emulated_bundle: Bundle, toy: Any, toy_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+    repository: Path,
+    emulated_bundle: Bundle,
+    emulated_boxes: Bundle,
+    toy: Any,
+    toy_bundle: Bundle,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("cases")
     photographs = [read(path) for path in sorted((repository / "examples").glob("*.jpg"))]
@@ -101,7 +116,10 @@ def cases(
         write_group(folder, DEFAULT_BUNDLE, "cpu", "float32", photographs[:3], OPTIONS[1:]),
     ]
     (folder / "cases.json").write_text(json.dumps(groups))
-    emulated = [write_group(folder, emulated_bundle.path, "tensorrt", "float32", toys, [*OPTIONS, {"poll": 3}])]
+    emulated = [
+        write_group(folder, bundle.path, "tensorrt", "float32", toys, [*OPTIONS, {"poll": 3}])
+        for bundle in (emulated_bundle, emulated_boxes)
+    ]
     (folder / "emulated.json").write_text(json.dumps(emulated))
     return folder
 
@@ -150,11 +168,13 @@ def emulate(
     needed = ("libasan.so", "libstdc++.so")
     runtime = " ".join(run(["c++", f"-print-file-name={name}"]).strip() for name in needed)
 
-    def call(backend: str = "tensorrt", options: dict[str, Any] | None = None, **environment: str) -> Any:
+    def call(
+        backend: str = "tensorrt", options: dict[str, Any] | None = None, bundle: Path | None = None, **environment: str
+    ) -> Any:
         program = EMULATED.format(
             tests=str(Path(__file__).parent),
             library=str(sanitized_build / "runtime" / "cpp" / "tests" / "libcamscribe_emulated.so"),
-            bundle=str(emulated_bundle.path),
+            bundle=str(bundle or emulated_bundle.path),
             backend=backend,
             options=options or {},
         )
@@ -195,6 +215,21 @@ def test_auto_takes_tensorrt_where_it_can_and_hands_on_what_it_cannot(emulate: A
             assert reason in done.stdout
         else:
             assert reason in done.stderr
+
+
+def test_boxes_are_found_anew_for_each_image_and_steps_replayed(emulate: Any, emulated_boxes: Bundle) -> None:
+    """TensorRT waits for the number of boxes, which cannot be recorded; and RoiAlign lies in its library of plugins."""
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    with Captioner.load(emulated_boxes.path, backend="cpu") as captioner:
+        expected = captioner.caption(image, "rgb").text
+    done = emulate(bundle=emulated_boxes.path)
+    assert done.returncode == 0, done.stderr
+    backend, launches, *texts = done.stdout.splitlines()[0].split("|")
+    assert (backend, texts) == ("tensorrt", [expected])
+    assert int(launches) > 0
+    done = emulate(bundle=emulated_boxes.path, CAMSCRIBE_EMULATED_NO_PLUGINS="1")
+    assert "TensorRT's library of plugins, which captions with boxes need, cannot be used" in done.stderr
+    assert "install libnvinfer-plugin10" in done.stderr
 
 
 def test_tensorrt_says_what_is_missing(emulate: Any) -> None:

@@ -89,6 +89,29 @@ def test_log_probabilities_and_attention_are_close_to_the_cpus(bundle: Bundle, t
     executor.close()
 
 
+def test_an_encoder_that_finds_boxes_is_built_and_its_boxes_are_those_of_the_cpu(
+    boxes_bundle: Bundle, boxes_toy: Any, tmp_path: Path
+) -> None:
+    """Non-maximum suppression, shapes that depend on the image, and RoiAlign from TensorRT's library of plugins."""
+    from camscribe.runtime.tensorrt.engines import open_engines
+
+    shutil.copytree(boxes_bundle.path, tmp_path / "boxes")
+    bundle = Bundle.load(tmp_path / "boxes")
+    for images in (1, 4):
+        open_engines(bundle, "float32", images, 3, device_info(), build=True)
+    executor, alone, bias = (
+        open_tensorrt(bundle),
+        OnnxRuntimeExecutor(bundle, "float32", "cpu"),
+        bundle.vocabulary.bias(),
+    )
+    for seed in range(4):  # steps are plain, recorded, replayed, replayed; the encoder is never recorded
+        for count in (1, 3, 4, 9):
+            images = boxes_toy.images(count, seed=seed)
+            assert words(executor, images, OPTIONS, bias) == words(alone, images, OPTIONS, bias)
+            np.testing.assert_allclose(executor.boxes(), alone.boxes(), atol=1e-5)  # type: ignore[arg-type]
+    executor.close()
+
+
 def test_two_captioners_in_two_threads(bundle: Bundle, toy: Any) -> None:
     images = list(toy.images(12, seed=1))
     with Captioner.load(bundle.path, "cpu") as alone:

@@ -194,6 +194,38 @@ def test_the_plan_gives_the_words_of_onnx_runtime(
         assert_same(search(batch, device, pixels, options, bias, poll), expected(toy_bundle, pixels, options))
 
 
+@pytest.mark.parametrize(("mapped", "recorded"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("images", [1, 3])
+def test_boxes_come_to_the_host_with_the_words_of_onnx_runtime(
+    boxes_bundle: Bundle, boxes_toy: Any, images: int, mapped: bool, recorded: bool
+) -> None:
+    options, bias = SearchOptions(beams=3, max_words=8, nbest=3), boxes_bundle.vocabulary.bias()
+    batch, device = make_batch(boxes_bundle, images, 3, 8, mapped=mapped, recorded=recorded)
+    alone = OnnxRuntimeExecutor(boxes_bundle, "float32", "cpu", 1)
+    for seed in (0, 1, 2):
+        pixels = boxes_toy.images(images, seed=seed)
+        found = search(batch, device, pixels, options, bias, 4)
+        assert_same(found, expected(boxes_bundle, pixels, options))
+        batch.fetch_boxes()
+        device.synchronize()
+        alone.encode(pixels, options, bias)
+        boxes = batch.boxes()
+        assert boxes is not None
+        np.testing.assert_array_equal(boxes, alone.boxes())  # type: ignore[arg-type]
+    # TensorRT waits for the number of boxes, so that only the steps can be recorded.
+    assert device.calls["encoder"] == 3
+    assert (device.calls["replay"] > 0) == recorded
+
+
+def test_boxes_cost_others_nothing(toy_bundle: Bundle, toy: Any) -> None:
+    batch, device = make_batch(toy_bundle, 1, 3, 8)
+    assert batch.plan.boxes is None
+    device.calls.clear()
+    batch.fetch_boxes()
+    assert batch.boxes() is None
+    assert not device.calls
+
+
 @pytest.mark.parametrize("mapped", [False, True])
 def test_replayed_work_sees_new_images_and_options(toy_bundle: Bundle, toy: Any, mapped: bool) -> None:
     batch, device = make_batch(toy_bundle, 2, 3, 8, mapped=mapped, recorded=True)
@@ -415,6 +447,30 @@ def test_batches_larger_than_an_engine_are_searched_side_by_side(
     assert len(machine.devices) == 20  # made once each, as many as are needed together
     executor.close()
     assert machine.closed
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_boxes_of_batches_side_by_side_are_those_of_their_images(
+    boxes_bundle: Bundle, boxes_toy: Any, integrated: bool
+) -> None:
+    executor, _ = make_executor(boxes_bundle, integrated=integrated)
+    with pytest.raises(EngineError, match="boxes was called without encode"):
+        executor.boxes()
+    captioner = Captioner(boxes_bundle, executor, Choice("tensorrt", "float32", (), surprising=False))
+    with Captioner.load(boxes_bundle.path, backend="cpu", threads=1) as plain:
+        for count in (5, 1, 3):
+            images = list(boxes_toy.images(count, seed=count))
+            for one, other in zip(captioner.caption(images, "rgb"), plain.caption(images, "rgb"), strict=True):
+                assert one.words == other.words
+                np.testing.assert_array_equal(one.boxes, other.boxes)  # type: ignore[arg-type]
+    executor.encode(boxes_toy.images(1), SearchOptions(beams=3, max_words=8), boxes_bundle.vocabulary.bias())
+    held = executor.boxes()
+    assert held is not None
+    before = held.copy()
+    executor.close()
+    np.testing.assert_array_equal(held, before)  # a copy, which outlives the memory it came from
+    with pytest.raises(EngineError, match="this executor is closed"):
+        executor.boxes()
 
 
 @pytest.mark.parametrize("integrated", [False, True])

@@ -73,6 +73,28 @@ def test_a_frozen_toy_graph_computes_the_same(toy_bundle: Bundle, graph: str, im
     check_frozen(toy_bundle, "float32", graph, images, beams)
 
 
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("graph", ["encoder", "decoder"])
+def test_a_graph_whose_shapes_depend_on_the_image_freezes(boxes_bundle: Bundle, graph: str, images: int) -> None:
+    """Non-maximum suppression gives int64 [boxes, 3], as many as it finds; ScatterND makes that fixed sizes again."""
+    model = check_frozen(boxes_bundle, "float32", graph, images, 3)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    if graph == "encoder":
+        assert (kinds["NonMaxSuppression"], kinds["RoiAlign"], kinds["ScatterND"]) == (1, 1, 1)
+        assert not kinds["Shape"] + kinds["Range"] + kinds["Expand"]  # all that depends on B alone is a constant
+        weights = {weight.name for weight in model.graph.initializer}
+        # TensorRT wants these known when it builds.
+        suppression, roi_align = (
+            next(node for node in model.graph.node if node.op_type == kind)
+            for kind in ("NonMaxSuppression", "RoiAlign")
+        )
+        assert {*suppression.input[2:], roi_align.input[2]} <= weights
+        by_name = {item.name: item for item in onnx.shape_inference.infer_shapes(model).graph.value_info}
+        selected = by_name["selected"].type.tensor_type
+        assert selected.elem_type == TensorProto.INT64
+        assert not selected.shape.dim[0].HasField("dim_value")
+
+
 @needs_default
 @pytest.mark.parametrize("precision", ["float32", "int8", "fp16"])
 @pytest.mark.parametrize("graph", ["encoder", "decoder"])

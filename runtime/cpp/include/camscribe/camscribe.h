@@ -190,6 +190,11 @@ typedef struct camscribe_trace {
 
 CAMSCRIBE_API camscribe_status camscribe_caption_trace(const camscribe_caption* caption, camscribe_trace* trace);
 
+/* Where the columns of the attention's one row lie, for a model that attends to boxes: [count, 4], left, top, right and bottom
+ * as fractions of the image. The first is all that the model sees; zeros are none. Other models: NULL, count 0. */
+CAMSCRIBE_API camscribe_status camscribe_caption_boxes(const camscribe_caption* caption, const float** boxes,
+                                                       int32_t* count);
+
 /* Where the time went. */
 typedef struct camscribe_timings {
   size_t size;      /* sizeof(camscribe_timings) */

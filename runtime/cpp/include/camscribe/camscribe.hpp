@@ -99,6 +99,11 @@ struct Hypothesis {
   const float* attention_of(std::size_t word) const { return attention.data() + word * rows * columns; }
 };
 
+// Where the model looked, as fractions of the image. All zeros where there is none.
+struct Box {
+  float left = 0, top = 0, right = 0, bottom = 0;
+};
+
 using Timings = camscribe_timings;
 // Its arrays live as long as the caption that it is of.
 using Trace = camscribe_trace;
@@ -121,6 +126,16 @@ class Caption {
     auto trace = detail::sized<Trace>();
     detail::check(camscribe_caption_trace(handle_.get(), &trace));
     return trace;
+  }
+
+  // Of each column of the attention's one row, for a model that attends to boxes; empty for others.
+  std::vector<Box> boxes() const {
+    const float* raw = nullptr;
+    std::int32_t count = 0;
+    detail::check(camscribe_caption_boxes(handle_.get(), &raw, &count));
+    std::vector<Box> made;
+    for (std::int32_t index = 0; index < count; ++index, raw += 4) made.push_back({raw[0], raw[1], raw[2], raw[3]});
+    return made;
   }
 
   Timings timings() const {

@@ -100,7 +100,7 @@ function render() {
   heat();
 }
 
-// The map of the word that is pointed at; else, if asked for, the mean over all words.
+// The map (or the boxes) of the word that is pointed at; else, if asked for, the mean over all words.
 function heat() {
   if (!shown || !shown.words.length || (word === null && !attention)) {
     picture.heat = null;
@@ -115,7 +115,7 @@ function heat() {
     // The mean is flat beside the map of a word; the square brings out where most of it lies.
     weights = weights.map((value) => 255 * (value / top) ** 2);
   }
-  picture.heat = { weights, rows, columns };
+  picture.heat = shown.boxes ? { weights, boxes: shown.boxes } : { weights, rows, columns };
 }
 
 async function hold() {

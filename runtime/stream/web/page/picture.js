@@ -3,6 +3,8 @@
 // From no attention to most, at equal distances; as in runtime/draw.py.
 const HEAT = [[20, 12, 60], [120, 28, 109], [220, 70, 60], [252, 165, 10], [252, 255, 164]];
 const FINER = 8;
+// Boxes of a word that are drawn: so many, with at least this share of the weight of the first; as in runtime/draw.py.
+const BOXES_SHOWN = 4, FAINT = 0.3;
 
 export class Picture {
   #canvas; #context; #newest = null; #held = null; #heat = null; #pixels = { fit: "squash", width: 1, height: 1 };
@@ -39,9 +41,9 @@ export class Picture {
     this.#draw();
   }
 
-  // Weights 0 to 255, rows times columns, laid over whatever shows; null for none.
+  // Weights 0 to 255 laid over whatever shows, rows times columns of them or one for each box; null for none.
   set heat(map) {
-    this.#heat = map && colour(map);
+    this.#heat = map && (map.boxes ? heaviest(map) : colour(map));
     this.#draw();
   }
 
@@ -65,6 +67,11 @@ export class Picture {
     context.fillStyle = "rgb(140 140 140)";
     context.fillRect(0, 0, width, height);
     context.globalCompositeOperation = "source-over";
+    if (Array.isArray(this.#heat)) {
+      for (const box of this.#heat) uncover(context, bitmap, box);
+      for (const box of this.#heat) outline(context, box);
+      return;
+    }
     context.imageSmoothingQuality = "high";
     context.drawImage(this.#heat, ...this.#seen(width, height));
   }
@@ -76,6 +83,43 @@ export class Picture {
     const rows = Math.min(height, Math.round(width * ratio)), columns = Math.min(width, Math.round(height / ratio));
     return [(width - columns) / 2, (height - rows) / 2, columns, rows];
   }
+}
+
+// The boxes to draw, the heaviest last: left, top, right and bottom as fractions of the frame, and a weight up to 1.
+function heaviest({ weights, boxes }) {
+  const found = boxes.map((corners, index) => ({ corners, weight: weights[index] / 255 }));
+  found.sort((one, other) => one.weight - other.weight);
+  const least = Math.max(0.001, FAINT * found.at(-1).weight);
+  return found.slice(-BOXES_SHOWN).filter(({ weight, corners: [left, top, right, bottom] }) => (
+    weight >= least && right > left && bottom > top
+  ));
+}
+
+function rectangle({ width, height }, [left, top, right, bottom]) {
+  return [left * width, top * height, (right - left) * width, (bottom - top) * height];
+}
+
+// The frame as it is, in a box; less of it where the weight is less.
+function uncover(context, bitmap, { corners, weight }) {
+  const where = rectangle(context.canvas, corners);
+  context.globalAlpha = Math.sqrt(weight);
+  context.drawImage(bitmap, ...where, ...where);
+  context.globalAlpha = 1;
+}
+
+function outline(context, { corners, weight }) {
+  const heat = Math.sqrt(weight), unit = Math.max(1, context.canvas.width / 400);
+  context.globalAlpha = heat;
+  context.lineWidth = unit * (1 + 2 * weight);
+  context.strokeStyle = `rgb(${heatColour(0.3 + 0.7 * heat).map(Math.round).join(" ")})`;
+  const [left, top, width, height] = rectangle(context.canvas, corners), inset = context.lineWidth / 2;
+  context.strokeRect(left + inset, top + inset, width - 2 * inset, height - 2 * inset);
+  context.globalAlpha = 1;
+}
+
+function heatColour(heat) {
+  const place = heat * (HEAT.length - 1), below = Math.min(HEAT.length - 2, Math.floor(place)), part = place - below;
+  return HEAT[below].map((value, c) => value * (1 - part) + HEAT[below + 1][c] * part);
 }
 
 // A map of weights as a small coloured canvas, smooth as a bicubic filter makes it.
@@ -90,10 +134,7 @@ function colour({ weights, rows, columns }) {
     for (let x = 0; x < width; x++) {
       // Less than linear, so that weak attention shows, too.
       const heat = Math.min(1, Math.max(0, smooth[x * height + y] / 255)) ** 0.7;
-      const place = heat * (HEAT.length - 1), below = Math.min(HEAT.length - 2, Math.floor(place)), part = place - below;
-      const at = 4 * (y * width + x);
-      for (let c = 0; c < 3; c++) image.data[at + c] = HEAT[below][c] * (1 - part) + HEAT[below + 1][c] * part;
-      image.data[at + 3] = 255 * 0.7 * heat;
+      image.data.set([...heatColour(heat), 255 * 0.7 * heat], 4 * (y * width + x));
     }
   }
   context.putImageData(image, 0, 0);

@@ -56,6 +56,8 @@ class ICudaEngine {
   TensorLocation getTensorLocation(const char*) const noexcept { return TensorLocation::kDEVICE; }
 
   void run(const std::map<std::string, void*>& addresses) const;
+  // Whether it waits for a number of boxes while it runs, as TensorRT does after non-maximum suppression.
+  bool waits() const noexcept;
 
  private:
   const Tensor& find(const std::string& name) const;

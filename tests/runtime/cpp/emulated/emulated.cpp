@@ -159,7 +159,12 @@ bool IExecutionContext::setTensorAddress(const char* name, void* address) noexce
   return reinterpret_cast<std::uintptr_t>(address) % 256 == 0;
 }
 
+bool ICudaEngine::waits() const noexcept {
+  return std::any_of(tensors_.begin(), tensors_.end(), [](const Tensor& tensor) { return tensor.name == "boxes"; });
+}
+
 bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
+  if (stream->recording && engine_->waits()) return false;
   // The addresses are those of now, as in TensorRT.
   stream->add([engine = engine_, addresses = addresses_] { engine->run(addresses); });
   return true;

@@ -54,12 +54,18 @@ def toy_captioner(toy_bundle: Bundle) -> Iterator[Captioner]:
 
 @pytest.fixture
 def serve(toy_captioner: Captioner) -> Iterator[Callable[..., Served]]:
-    """``serve(address, token, source)`` starts a stream with a page; all are closed at the end."""
+    """``serve(address, token, source, captioner)`` starts a stream with a page; all are closed at the end."""
     opened: list[CaptionStream] = []
 
-    def start(address: str = "0", token: str | None = None, source: Any = SCENE, **options: Any) -> Served:
+    def start(
+        address: str = "0",
+        token: str | None = None,
+        source: Any = SCENE,
+        captioner: Captioner = toy_captioner,
+        **options: Any,
+    ) -> Served:
         sink = WebSink(address, token)
-        stream = CaptionStream(toy_captioner, source, [sink], **{"rate": 20, **options})
+        stream = CaptionStream(captioner, source, [sink], **{"rate": 20, **options})
         opened.append(stream)
         stream.open()
         stream.start()

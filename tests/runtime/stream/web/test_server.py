@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import struct
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.stream.web import live, upload
 
@@ -90,6 +92,29 @@ def test_the_newest_caption_is_that_of_the_captioner(serve: Serve) -> None:
     served.visit(check)
 
 
+def test_boxes_that_the_model_looked_at_are_told(serve: Serve, boxes_bundle: Bundle) -> None:
+    async def check(session: Any) -> None:
+        async with session.ws_connect("/live") as socket:
+            seen: dict[str, Any] = {}
+            while "caption" not in seen:
+                message = json.loads((await socket.receive(timeout=20)).data)
+                seen[message["type"]] = message
+        caption = seen["caption"]
+        assert caption["grid"] == [1, 5]
+        assert len(base64.b64decode(caption["attention"])) == 5 * len(caption["words"])
+        assert caption["boxes"][0] == [0, 0, 1, 1]
+        assert np.array(caption["boxes"]).shape == (5, 4)
+        full = await caption_of(session, "?attention=1")
+        assert full["boxes"][0] == [0, 0, 1, 1]
+        assert np.array(full["attention"]).shape == (len(full["words"]), 1, 5)
+        assert "boxes" not in await caption_of(session)
+
+    with Captioner.load(boxes_bundle.path, backend="cpu", threads=1) as captioner:
+        served = serve(captioner=captioner)
+        served.visit(check)
+        served.stream.close()
+
+
 async def _newer(session: Any, sequence: int) -> dict[str, Any] | None:
     found = await caption_of(session)
     return found if found["sequence"] > sequence else None
@@ -158,6 +183,7 @@ def test_a_page_gets_captions_counters_and_each_picture_that_it_asks_for(serve: 
             assert seen["state"]["paused"] is False
             assert seen["state"]["viewers"] == 1
             caption = seen["caption"]
+            assert (caption["grid"], caption["boxes"]) == ([2, 2], None)
             assert len(caption["hypotheses"]) == 1
             sequences = []
             for _ in range(3):
