@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     if config.model.encoder == "features":
         raise OptionError(
             f"{file}: was trained on precomputed features and has no encoder of pixels, so that nothing can be "
-            'exported; train one with encoder = "regions" (camscribe evaluate scores this one)'
+            'exported; train one with encoder = "regions" or "faster_rcnn" (camscribe evaluate scores this one)'
         )
     spec = PixelSpec(config.model.image_height, config.model.image_width, config.model.fit)
     search = SearchOptions(

@@ -18,7 +18,7 @@ from camscribe.export import region_graph
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.manifest import GraphPair, GraphSpec, TensorSpec
 from camscribe.train.decoders.base import Memory, State
-from camscribe.train.detector import Regions
+from camscribe.train.detector import Detector, Regions
 from camscribe.train.model import Captioner
 
 HALF_FROM = 256
@@ -30,8 +30,8 @@ _DTYPES = {torch.float32: "float32", torch.int32: "int32"}
 class EncoderGraph(nn.Module):
     """uint8 [B, H, W, 3] RGB -> every memory and every initial state, in the order of their dictionaries.
 
-    Of a captioner with regions: that and the regions -> the same, and the boxes of all positions [B, P, 4]. What finds
-    the regions is added as ONNX (``region_graph``).
+    Of a captioner with regions there are also the boxes of all positions [B, P, 4]. Regions that a YOLOX finds are
+    inputs; what finds them is added as ONNX (``region_graph``).
     """
 
     def __init__(self, model: Captioner) -> None:
@@ -153,8 +153,8 @@ def rounded(model: Network) -> Network:
                 value.copy_(value.half().float())
             if not torch.isfinite(value).all():
                 bad.append(name)
-        if model.regions is not None:
-            detector = model.regions.detector
+        detector = model.regions and model.regions.detector
+        if isinstance(detector, Detector):
             detector.replace(region_graph.rounded(detector.file, HALF_FROM))
     if bad:
         raise DataError(

@@ -54,18 +54,20 @@ class DataConfig:
 class ModelConfig:
     """The captioner: an encoder that makes features of an image, and a decoder that attends to them."""
 
-    encoder: Literal["grid", "regions", "features"] = "grid"
+    encoder: Literal["grid", "regions", "faster_rcnn", "features"] = "grid"
     """``grid``: the cells of the backbone's features; ``regions``: their means over the boxes that a detector proposes
-    (Anderson et al. 2018), which takes ``detector``; ``features``: none, regions come precomputed from
-    ``data.features``, so that it cannot be exported."""
+    (Anderson et al. 2018), which takes ``detector``; ``faster_rcnn``: regions of a Faster R-CNN with its own features,
+    as in that paper; ``features``: none, regions come precomputed from ``data.features``, so that it cannot be
+    exported."""
     decoder: Literal["soft_attention", "updown", "transformer"] = "soft_attention"
     """``soft_attention``: an LSTM cell with gated attention (Xu et al. 2015); ``updown``: an attention LSTM and a
     language LSTM (Anderson et al. 2018); ``transformer``: Vaswani et al. 2017, with a cache of keys and values."""
     backbone: str = "mobilenet_v2"
     """Any torchvision classification model whose features are a grid."""
     weights: str = "torchvision"
-    """``torchvision`` (downloads), ``none`` (random), a safetensors file in torchvision's names, or a checkpoint of
-    camscribe's with the same backbone."""
+    """Of the backbone, or of the Faster R-CNN: ``torchvision`` (downloads), ``none`` (random), a safetensors file in
+    torchvision's names (of a Faster R-CNN also torchvision's own kind), or a checkpoint of camscribe's with the same
+    backbone."""
     image_height: int = 224
     """Rows of the encoder's input, pixels."""
     image_width: int = 224
@@ -75,11 +77,14 @@ class ModelConfig:
     grid: int = 0
     """Rows and columns that the backbone's grid is averaged (or spread) to, as the tutorial's is to 14; 0 keeps it."""
     detector: str = ""
-    """A YOLOX in ONNX with its raw outputs; relative to the configuration file."""
+    """Of ``regions`` a YOLOX in ONNX with its raw outputs, relative to the configuration file; of ``faster_rcnn`` one
+    of torchvision's models, such as ``fasterrcnn_mobilenet_v3_large_320_fpn``."""
     detector_side: int = 0
-    """Rows and columns of its input, pixels, a multiple of 32; 0 keeps the file's own. Fewer are quicker."""
+    """Rows and columns of a YOLOX's input, pixels, a multiple of 32; 0 keeps the file's own. Fewer are quicker."""
     detector_classes: int = 80
-    """Its classes."""
+    """A YOLOX's classes."""
+    proposals: int = 300
+    """Most boxes an image whose features a Faster R-CNN computes, to choose the regions from."""
     regions: int = 36
     """Most regions of an image."""
     min_regions: int = 10
@@ -250,7 +255,7 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
         table["start"] = str((base / table["start"]).resolve())
     model = table.get("model")
     if isinstance(model, dict):
-        for key in ("weights", "detector"):
+        for key in ("weights",) if model.get("encoder") == "faster_rcnn" else ("weights", "detector"):
             if str(model.get(key, "none")) not in ("", "none", "torchvision"):
                 model[key] = str((base / str(model[key])).resolve())
     return from_dict(table, where=str(path))

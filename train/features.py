@@ -24,10 +24,13 @@ from camscribe.runtime import images, pixels
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train.backbone import Backbone
-from camscribe.train.detector import REGION_SETTINGS, Detector, Regions
+from camscribe.train.detector import Detector, Regions
+from camscribe.train.faster_rcnn import FasterRcnn
 from camscribe.train.readers import CaptionedImage
 
 Pixels = npt.NDArray[np.uint8]
+_TOGETHER = 8
+"""Images that a detector sees at once: it holds the features of all their proposals."""
 
 
 def vary(image: Pixels, variant: int, seed: int) -> Pixels:
@@ -219,10 +222,13 @@ class RegionCache(_Cache):
         show: draw a progress bar.
     """
 
-    def __init__(self, detector: Detector, source: PixelSource, folder: Path, show: bool = True) -> None:
-        settings = {name: getattr(detector.config, name) for name in REGION_SETTINGS}
-        key = hashlib.sha256(json.dumps(settings).encode() + detector.file)
-        super().__init__(source, lambda image: packed(detector(image)), key, folder, "regions", show)
+    def __init__(self, detector: Detector | FasterRcnn, source: PixelSource, folder: Path, show: bool = True) -> None:
+        device = next(iter(detector.state_dict().values())).device
+
+        def compute(pixels_: Tensor) -> Tensor:
+            return torch.cat([packed(detector(part.to(device))) for part in pixels_.split(_TOGETHER)])
+
+        super().__init__(source, compute, hashlib.sha256(detector.fingerprint), folder, "regions", show)
 
     def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Regions:
         """Regions of images by index."""

@@ -12,7 +12,8 @@ from torchvision.ops import roi_align
 from camscribe.runtime.errors import DataError
 from camscribe.train.config import ModelConfig
 from camscribe.train.decoders.base import HIDDEN
-from camscribe.train.detector import Detector, Regions
+from camscribe.train.detector import Detector, Regions, numbered
+from camscribe.train.faster_rcnn import FasterRcnn
 
 SAMPLES = 4
 """Along each side of a region, at which its feature is read before the mean."""
@@ -52,7 +53,11 @@ class RegionEncoder(nn.Module):
         if config.regions < 1:
             raise DataError("model: regions is 0; expected at least 1")
         self.config = config
-        self.detector = Detector(config) if config.encoder == "regions" else None
+        self.detector: Detector | FasterRcnn | None = None
+        if config.encoder == "regions":
+            self.detector = Detector(config)
+        elif config.encoder == "faster_rcnn":
+            self.detector = FasterRcnn(config)
         self.found_width = config.feature_width if self.detector is None else self.detector.width
         self.width = grid_width + self.found_width + 5
 
@@ -65,7 +70,7 @@ class RegionEncoder(nn.Module):
         if self.detector is None:
             raise DataError(
                 "this captioner attends to precomputed features and has no encoder of pixels; train one with encoder = "
-                '"regions" for captions of images'
+                '"regions" or "faster_rcnn" for captions of images'
             )
         found: Regions = self.detector(images)
         return found
@@ -106,12 +111,6 @@ class RegionEncoder(nn.Module):
         rois = numbered(regions.boxes * scale)
         pooled = roi_align(grid, rois, output_size=1, spatial_scale=1.0, sampling_ratio=SAMPLES, aligned=True)
         return torch.cat([torch.cat(seen, dim=2).transpose(1, 2), pooled.view(images, -1, grid.shape[1])], dim=1)
-
-
-def numbered(boxes: Tensor) -> Tensor:
-    """Boxes [B, N, 4] as RoIAlign takes them: [B * N, 5], the number of the image before each."""
-    index = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype).view(-1, 1, 1)
-    return torch.cat([index.expand(-1, boxes.shape[1], 1), boxes], dim=2).flatten(0, 1)
 
 
 def _mean(regions: Regions) -> Tensor:

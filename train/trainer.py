@@ -33,7 +33,7 @@ from camscribe.train.run import Interval, Position, Run, learning_rate
 from camscribe.train.stored_regions import StoredRegions
 from camscribe.train.text import build_vocabulary, words
 
-FROZEN = ("features",)
+FROZEN = ("faster_rcnn", "features")
 """Encoders without a backbone that training changes."""
 
 
@@ -366,7 +366,8 @@ def _load_start(path: Path, config: Config) -> Checkpoint:
     if (theirs.encoder, ours.encoder) == ("grid", "regions") and ours.memory_width:
         theirs = replace(theirs, **{name: getattr(ours, name) for name in ("encoder", "cells", *REGION_SETTINGS)})
     # Where its pretrained weights and its detector lay, and its dropout, are no property of the model.
-    theirs, ours = (replace(model, weights="none", detector="", dropout=0.0) for model in (theirs, ours))
+    same = {"weights": "none", "dropout": 0.0, **({} if ours.encoder == "faster_rcnn" else {"detector": ""})}
+    theirs, ours = (replace(model, **same) for model in (theirs, ours))
     if theirs != ours:
         other = [name for name, value in vars(ours).items() if vars(theirs)[name] != value]
         raise DataError(f"{path}: is of another model: [model] differs in {', '.join(other)}; start needs the same")
