@@ -153,7 +153,7 @@ def rounded(model: Network) -> Network:
                 value.copy_(value.half().float())
             if not torch.isfinite(value).all():
                 bad.append(name)
-        detector = model.regions and model.regions.detector
+        detector = getattr(getattr(model, "regions", None), "detector", None)
         if isinstance(detector, Detector):
             detector.replace(region_graph.rounded(detector.file, HALF_FROM))
     if bad:
