@@ -29,6 +29,8 @@ from camscribe.train.checkpoint import Checkpoint
 CPU_PRECISIONS = ("float32", "int8")
 LARGEST_DISTANCE = 1e-2
 """Of any tensor from PyTorch, in float32; a wrong operator shows as far more, another order of sums as far less."""
+OTHER_BOXES = 0.05
+"""Share of the regions that may be others; a wrong operator moves them all."""
 CLOSE = 1e-3
 """Captions may differ where their scores are closer than this: two orders of summation may then choose differently."""
 
@@ -177,8 +179,10 @@ def _refuse(figures: dict[str, Any]) -> None:
     wrong = [
         f"{name} is {value:.3g} off"
         for name, value in figures.items()
-        if name not in ("images", "same_captions", "score") and not value <= LARGEST_DISTANCE
+        if name not in ("images", "same_captions", "score", "other_boxes") and not value <= LARGEST_DISTANCE
     ]
+    if not figures.get("other_boxes", 0.0) <= OTHER_BOXES:
+        wrong.append(f"{figures['other_boxes']:.0%} of the boxes are others")
     if not figures["score"] <= CLOSE:
         wrong.append(f"{figures['images'] - figures['same_captions']} of {figures['images']} captions differ")
     if wrong:
@@ -191,7 +195,8 @@ def _refuse(figures: dict[str, Any]) -> None:
 def _architecture(checkpoint: Checkpoint) -> dict[str, Any]:
     model = checkpoint.config.to_dict()["model"]
     decoder = _DECODERS.get(model["decoder"], model["decoder"])
-    return {**{key: value for key, value in model.items() if key != "weights"}, "decoder": decoder}
+    kept = {key: value for key, value in model.items() if key != "weights"}
+    return {**kept, "decoder": decoder, "detector": Path(model["detector"]).name}
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -42,6 +42,11 @@ def main(argv: Sequence[str]) -> int:
     if options.ranges is not None:
         make_folder(options.ranges.parent, "--ranges")
     config = checkpoint.config
+    if config.model.encoder == "features":
+        raise OptionError(
+            f"{file}: was trained on precomputed features and has no encoder of pixels, so that nothing can be "
+            'exported; train one with encoder = "regions" or "faster_rcnn" (camscribe evaluate scores this one)'
+        )
     spec = PixelSpec(config.model.image_height, config.model.image_width, config.model.fit)
     search = SearchOptions(
         beams=config.validation.beams,

@@ -30,8 +30,8 @@ _DTYPES = {torch.float32: "float32", torch.int32: "int32"}
 class EncoderGraph(nn.Module):
     """uint8 [B, H, W, 3] RGB -> every memory and every initial state, in the order of their dictionaries.
 
-    Of a captioner with regions: that and the regions -> the same, and the boxes of all positions [B, P, 4]. What finds
-    the regions is added as ONNX (``region_graph``).
+    Of a captioner with regions there are also the boxes of all positions [B, P, 4]. Regions that a YOLOX finds are
+    inputs; what finds them is added as ONNX (``region_graph``).
     """
 
     def __init__(self, model: Captioner) -> None:
@@ -39,8 +39,8 @@ class EncoderGraph(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor, *found: Tensor) -> tuple[Tensor, ...]:
-        grid = self.model.backbone(image)
-        regions = Regions(*found) if found else None
+        grid = self.model.grid(image)
+        regions = Regions(*found) if found else self.model.find(image)
         positions = self.model.positions(grid, regions)
         memory, state = self.model.read(grid, regions)
         boxes = () if positions is None else (positions.boxes,)
@@ -77,7 +77,7 @@ def example(model: Captioner) -> Example:
     image = torch.zeros(2, config.image_height, config.image_width, 3, dtype=torch.uint8)
     with torch.no_grad():
         regions = model.find(image)
-        memory, state = model.read(model.backbone(image), regions)
+        memory, state = model.read(model.grid(image), regions)
     state = {name: torch.stack([value] * 3, dim=1) for name, value in state.items()}
     return Example(image, torch.zeros(2, 3, dtype=torch.int32), state, memory, regions)
 
@@ -128,9 +128,13 @@ def graph_pair(model: Captioner, run: Example) -> GraphPair:
 def attention_grid(model: Captioner, run: Example) -> tuple[int, int]:
     """Rows and columns of the positions that the decoder attends to; of regions, one row."""
     with torch.no_grad():
-        grid = model.backbone(run.image)
+        grid = model.grid(run.image)
         positions = model.positions(grid, run.regions)
-    return (int(grid.shape[2]), int(grid.shape[3])) if positions is None else (1, positions.boxes.shape[1])
+    if positions is not None:
+        return 1, positions.boxes.shape[1]
+    if grid is None:
+        raise ValueError("neither a grid nor regions to attend to")
+    return int(grid.shape[2]), int(grid.shape[3])
 
 
 def rounded(model: Network) -> Network:

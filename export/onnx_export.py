@@ -18,8 +18,10 @@ from camscribe.export import region_graph
 from camscribe.export.beam_graph import constants, gather_nodes, select_nodes, value_info
 from camscribe.export.columns import turn_columns
 from camscribe.export.graphs import EncoderGraph, Example, StepGraph
+from camscribe.export.suppression import translations
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import GraphPair, GraphSpec
+from camscribe.train.detector import Detector
 from camscribe.train.model import Captioner
 
 OPSET = 17
@@ -27,7 +29,8 @@ OPSET = 17
 _EXPORTED_OPSET = 18
 """The oldest that PyTorch's exporter writes."""
 _IR_VERSION = 8
-_NEW_IN_RESIZE = {"antialias", "axes", "keep_aspect_ratio_policy"}
+_NEW_IN_RESIZE = {"antialias": 0, "axes": None, "keep_aspect_ratio_policy": b"stretch"}
+"""Attributes, and what they are by default."""
 
 
 def export_graphs(
@@ -46,7 +49,10 @@ def export_graphs(
     """
     images, beams = Dim("B", min=1), Dim("K", min=1)
     rows = {0: images, 1: beams}
-    found = run.regions or ()
+    # What a YOLOX finds comes from nodes of its own; a Faster R-CNN is exported with the rest.
+    detector = None if model.regions is None else model.regions.detector
+    finder = region_graph.region_part(detector) if isinstance(detector, Detector) else region_graph.NOTHING
+    found = (run.regions or ()) if isinstance(detector, Detector) else ()
     encoder = _export(
         EncoderGraph(model),
         (run.image, *found),
@@ -54,7 +60,6 @@ def export_graphs(
         ["image", *region_graph.INPUTS[: len(found)]],
         [spec.name for spec in pair.encoder.outputs],
     )
-    finder = region_graph.region_part(model.regions.detector) if model.regions is not None else region_graph.NOTHING
     step = _export(
         StepGraph(model),
         (run.token, run.state, run.memory),
@@ -112,6 +117,7 @@ def _export(
             opset_version=_EXPORTED_OPSET,
             input_names=input_names,
             output_names=output_names,
+            custom_translation_table=translations(),
             verbose=False,
         )
     proto: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
@@ -214,7 +220,7 @@ def _to_opset_17(graph: onnx.GraphProto) -> None:
             _drop_attribute(node, "num_outputs")
         elif node.op_type == "Pad" and len(node.input) < 4:
             pass  # Opset 18 only added a choice of axes.
-        elif node.op_type == "Resize" and not {item.name for item in node.attribute} & _NEW_IN_RESIZE:
+        elif node.op_type == "Resize" and not _new_in_resize(node):
             pass  # Opset 18 only added these.
         elif node.op_type.startswith("Scatter") and _reduction(node) not in ("min", "max"):
             pass  # Opset 18 only added these two reductions.
@@ -229,6 +235,14 @@ def _to_opset_17(graph: onnx.GraphProto) -> None:
                 f"graph {graph.name}: operator {node.op_type} has no known form in opset {OPSET}, the newest that "
                 "TensorRT 8.6 reads; choose another backbone or decoder"
             )
+
+
+def _new_in_resize(node: onnx.NodeProto) -> set[str]:
+    """What opset 18 added to Resize and the node makes use of; the exporter writes some as they are by default."""
+    for name, default in _NEW_IN_RESIZE.items():
+        if any(item.name == name and helper.get_attribute_value(item) == default for item in node.attribute):
+            _drop_attribute(node, name)
+    return {item.name for item in node.attribute} & set(_NEW_IN_RESIZE)
 
 
 def _reduction(node: onnx.NodeProto) -> str:

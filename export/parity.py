@@ -12,12 +12,13 @@ import torch
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.executor import search
-from camscribe.runtime.manifest import Manifest
-from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session
+from camscribe.runtime.manifest import BOXES, Manifest
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, tensor_specs
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
+from camscribe.runtime.tensorrt.positions import align
 from camscribe.runtime.vocab import Vocabulary
-from camscribe.train.decoders.base import spread
+from camscribe.train.decoders.base import Memory, State, spread
 from camscribe.train.executor import TorchExecutor
 from camscribe.train.model import Captioner
 
@@ -79,14 +80,23 @@ def tensor_distances(
         start_id: id of ``<s>``.
 
     Returns:
-        By tensor. Words that the step itself rules out (-1e9) count nothing.
+        By tensor. Words that the step itself rules out (-1e9) count nothing. Regions are compared in one order, and
+        ``other_boxes`` is the share of them that only one side has: of two that score nearly alike another order of
+        sums may put the other one first, or drop one.
     """
     encoder, decoder = (open_session(file, "cpu") for file in files)
     with torch.no_grad():
-        memory, state = model.encode(torch.from_numpy(images))
+        seen = torch.from_numpy(images)
+        grid, found = model.grid(seen), model.find(seen)
+        memory, state = model.read(grid, found)
+        positions = model.positions(grid, found)
+    worst: dict[str, float] = {}
+    if positions is not None:
+        boxes = positions.boxes.numpy()
+        memory, state, others = _in_order(encoder, images, boxes, memory, state)
+        worst["other_boxes"] = others / max(int(boxes.any(axis=2).sum()), 1)
     own = {f"memory.{name}": value for name, value in memory.items()}
     own |= {f"state.{name}": value for name, value in state.items()}
-    worst: dict[str, float] = {}
     beams = spread(state, 1)
     for position, (feeds, results) in enumerate(teacher_forced(encoder, decoder, images, captions, start_id)):
         if position == 0:
@@ -100,6 +110,24 @@ def tensor_distances(
         for name, value in wanted.items():
             worst[name] = max(worst.get(name, 0.0), distance(results[name], value.numpy()))
     return worst
+
+
+def _in_order(
+    encoder: Any, images: Pixels, boxes: npt.NDArray[np.float32], memory: Memory, state: State
+) -> tuple[Memory, State, int]:
+    """PyTorch's memory and states in the order of the boxes that the encoder's graph finds, and how many boxes have no
+    counterpart: of these they have what the graph has."""
+    specs = tensor_specs(encoder.get_outputs())
+    names = [spec.name for spec in specs]
+    mine = dict(zip(names, encoder.run(names, {"image": images}), strict=True))
+    theirs = {f"memory.{name}": value.numpy() for name, value in memory.items()}
+    theirs |= {f"state.{name}": value.numpy() for name, value in state.items()} | {BOXES: boxes}
+    made, others = align(specs, boxes.shape[1], mine, theirs)
+    return (
+        {name: torch.from_numpy(made[f"memory.{name}"]) for name in memory},
+        {name: torch.from_numpy(made[f"state.{name}"]) for name in state},
+        others,
+    )
 
 
 def graph_distances(

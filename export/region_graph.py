@@ -81,7 +81,7 @@ _SUPPRESS = """
     detector.best_boxes = GatherND <batch_dims = 1> (detector.boxes, detector.ranks)
     detector.best_classes = GatherND <batch_dims = 1> (detector.classes, detector.ranks)
     regions.boxes = Mul (detector.best_boxes, detector.weight)
-    regions.classes = Mul (detector.best_classes, detector.weight)
+    regions.features = Mul (detector.best_classes, detector.weight)
 """
 
 

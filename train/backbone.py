@@ -14,6 +14,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import FrozenBatchNorm2d
 
 from camscribe.runtime.errors import DataError
 
@@ -52,7 +54,7 @@ class Backbone(nn.Module):
         model = _torchvision_model(name, weights if own is None else "none")
         self.stages = nn.Sequential(*_grid_stages(model))
         self.eval()
-        _fold_batch_norms(self.stages)
+        fold_batch_norms(self.stages)
         if own is not None:
             try:
                 self.stages.load_state_dict(own)
@@ -186,6 +188,7 @@ def _load_local(model: nn.Module, name: str, path: Path) -> None:
     target.load_state_dict(tensors, strict=False)
 
 
+_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 _HEADS = ("classifier", "fc", "head", "heads")
 
 
@@ -204,18 +207,19 @@ def _grid_stages(model: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _fold_batch_norms(module: nn.Module) -> None:
+def fold_batch_norms(module: nn.Module) -> None:
     """Folds every batch norm that directly follows a convolution among its parent's children."""
     for child in module.children():
-        _fold_batch_norms(child)
+        fold_batch_norms(child)
     names = list(module._modules)
     for first, second in itertools.pairwise(names):
         conv, norm = module._modules[first], module._modules[second]
-        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and _in_order(module):
+        if type(conv) is nn.Conv2d and isinstance(norm, _NORMS) and _in_order(module):
             module._modules[first] = fuse_conv_bn_eval(conv, norm)
             module._modules[second] = nn.Identity()
 
 
 def _in_order(module: nn.Module) -> bool:
     """Whether children run in the order of their names: containers do; residual blocks name them so in torchvision."""
-    return isinstance(module, nn.Sequential) or type(module).__name__ in ("BasicBlock", "Bottleneck")
+    is_residual = type(module).__name__ in ("BasicBlock", "Bottleneck")
+    return is_residual or isinstance(module, nn.Sequential | IntermediateLayerGetter)

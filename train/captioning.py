@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,11 +20,18 @@ from camscribe.runtime.errors import DataError, OptionError, SourceError
 from camscribe.runtime.images import read
 from camscribe.runtime.pixels import Pixels, PixelSpec, reduce
 from camscribe.runtime.progress import ProgressBar
-from camscribe.runtime.search import SearchChanges, SearchOptions
+from camscribe.runtime.search import Hypothesis, SearchChanges, SearchOptions
 from camscribe.runtime.vocab import Vocabulary
+from camscribe.train.config import Config
 from camscribe.train.readers import CaptionedImage
 
+if TYPE_CHECKING:
+    from camscribe.train.executor import TorchExecutor
+    from camscribe.train.stored_regions import StoredRegions
+
 CHECKPOINT_SUFFIX = ".safetensors"
+Caption = Callable[["TorchExecutor", Sequence[CaptionedImage], SearchOptions], Iterator[Hypothesis | SourceError]]
+"""Gives the best hypothesis of each image."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ def caption_split(
     batch: int = 8,
     ban: Sequence[str] = (),
     changes: SearchChanges | None = None,
+    features: Path | None = None,
 ) -> Captions:
     """Captions images with a bundle (a folder; None for the one that comes with camscribe) or a checkpoint (a file).
 
@@ -80,13 +91,18 @@ def caption_split(
         batch: images captioned together.
         ban: words that may not appear, besides those the model bans.
         changes: search options that differ from the model's own.
+        features: precomputed ones, for a checkpoint that was trained on such; None for those it was trained on.
 
     Raises:
         CamscribeError: the model cannot be used, or an option has no meaning. An image that cannot be read is no
             reason to stop: see ``Captions.unreadable``.
     """
-    run = _caption_by_checkpoint if model is not None and model.suffix == CHECKPOINT_SUFFIX else _caption_by_bundle
-    return run(model, images, device or Device(), batch, ban, changes or {})
+    device, changes = device or Device(), changes or {}
+    if model is not None and model.suffix == CHECKPOINT_SUFFIX:
+        return _caption_by_checkpoint(model, images, device, batch, ban, changes, features)
+    if features is not None:
+        raise OptionError("features are given, and a bundle captions pixels; expected a checkpoint trained on features")
+    return _caption_by_bundle(model, images, device, batch, ban, changes)
 
 
 def write_lines(captions: Captions, images: Sequence[CaptionedImage]) -> bytes:
@@ -157,20 +173,19 @@ def _caption_by_bundle(
 
 
 def _caption_by_checkpoint(
-    model: Path | None,
+    model: Path,
     images: Sequence[CaptionedImage],
     device: Device,
     batch: int,
     ban: Sequence[str],
     changes: SearchChanges,
+    features: Path | None,
 ) -> Captions:
     import torch
 
     from camscribe.train.checkpoint import Checkpoint
     from camscribe.train.executor import TorchExecutor
 
-    if model is None:
-        raise OptionError("no checkpoint is named")
     if device.precision not in (None, "float32"):
         raise OptionError(f"precision is {device.precision!r}; a checkpoint has only float32: export it for others")
     if not 1 <= batch <= 1024:
@@ -192,22 +207,18 @@ def _caption_by_checkpoint(
         length_penalty=own.length_penalty,
         ban=tuple(dict.fromkeys(("<unk>", *ban))),
     ).override(**changes)
-    spec = PixelSpec(config.model.image_height, config.model.image_width, config.model.fit)
     executor = TorchExecutor(checkpoint.model().to(where), vocabulary)
 
-    def results() -> Iterator[Written | SourceError]:
+    def results(caption: Caption) -> Iterator[Written | SourceError]:
         for start in range(0, len(images), batch):
-            pixels = [_pixels(image.path, spec) for image in images[start : start + batch]]
-            good = [each for each in pixels if not isinstance(each, SourceError)]
-            found = iter(executor.caption(np.stack(good), options) if good else ())
-            for each in pixels:
-                if isinstance(each, SourceError):
-                    yield each
+            for best in caption(executor, images[start : start + batch], options):
+                if isinstance(best, SourceError):
+                    yield best
                 else:
-                    best = next(found)[0]
                     yield Written(" ".join(vocabulary.decode(best.tokens)), best.log_prob, best.score, best.truncated)
 
-    by_image, unreadable, seconds = _collect(images, results())
+    with _way_of(config, features, images) as caption:
+        by_image, unreadable, seconds = _collect(images, results(caption))
     about = {
         "kind": "checkpoint",
         "name": model.name,
@@ -233,6 +244,55 @@ def _collect(
                 by_image[image.image_id] = result
             bar.update(done)
     return by_image, tuple(unreadable), time.perf_counter() - begin
+
+
+@contextlib.contextmanager
+def _way_of(config: Config, features: Path | None, images: Sequence[CaptionedImage]) -> Iterator[Caption]:
+    """How a checkpoint captions images: by their pixels, or by their precomputed features."""
+    stored = stored_features(config, features)
+    if stored is None:
+        spec = PixelSpec(config.model.image_height, config.model.image_width, config.model.fit)
+        yield functools.partial(_by_pixels, spec)
+        return
+    from camscribe.train.stored_regions import StoredRegions
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield functools.partial(_by_features, StoredRegions(stored, images, config.model, Path(folder)))
+
+
+def stored_features(config: Config, given: Path | None) -> Path | None:
+    """The precomputed features that a model captions by: the given ones, else those it was trained on; None for one
+    that sees pixels.
+
+    Raises:
+        OptionError: such a model is given features.
+    """
+    if config.model.encoder != "features":
+        if given is not None:
+            raise OptionError(f"features are given, and the checkpoint's encoder is {config.model.encoder}")
+        return None
+    return given or Path(config.data.features or "")
+
+
+def _by_pixels(
+    spec: PixelSpec, executor: TorchExecutor, images: Sequence[CaptionedImage], options: SearchOptions
+) -> Iterator[Hypothesis | SourceError]:
+    pixels = [_pixels(image.path, spec) for image in images]
+    good = [each for each in pixels if not isinstance(each, SourceError)]
+    found = iter(executor.caption(np.stack(good), options) if good else ())
+    for each in pixels:
+        yield each if isinstance(each, SourceError) else next(found)[0]
+
+
+def _by_features(
+    stored: StoredRegions, executor: TorchExecutor, images: Sequence[CaptionedImage], options: SearchOptions
+) -> Iterator[Hypothesis | SourceError]:
+    good = [image for image in images if image.image_id not in stored.problems]
+    regions = stored.of(good).batch(range(len(good)), [0] * len(good))
+    found = iter(executor.caption_regions(regions, options) if good else ())
+    for image in images:
+        problem = stored.problems.get(image.image_id)
+        yield next(found)[0] if problem is None else SourceError(problem)
 
 
 def _pixels(path: Path, spec: PixelSpec) -> Pixels | SourceError:

@@ -38,8 +38,12 @@ class DataConfig:
     """Caption file, where the layout does not fix it; relative to the configuration file."""
     images: str | None = None
     """Image folder, where the layout does not fix it; relative to the configuration file."""
+    features: str | None = None
+    """Precomputed features of regions, for ``encoder = "features"``: a TSV of bottom-up-attention, or a folder of these
+    or of npz or npy files, one an image; relative to the configuration file."""
     skip_bad: bool = False
-    """Skip (and count and name) broken lines, missing images and empty captions instead of refusing them."""
+    """Skip (and count and name) broken lines, missing images, empty captions and bad features instead of refusing
+    them."""
     min_count: int = 5
     """Words rarer than this in the training captions become ``<unk>``."""
     max_words: int = 20
@@ -48,11 +52,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The captioner: a torchvision backbone as encoder, and a decoder that attends to its grid or to regions of it."""
+    """The captioner: an encoder that makes features of an image, and a decoder that attends to them."""
 
-    encoder: Literal["grid", "regions"] = "grid"
+    encoder: Literal["grid", "regions", "faster_rcnn", "features"] = "grid"
     """``grid``: the cells of the backbone's features; ``regions``: their means over the boxes that a detector proposes
-    (Anderson et al. 2018), which takes ``detector``."""
+    (Anderson et al. 2018), which takes ``detector``; ``faster_rcnn``: regions of a Faster R-CNN with its own features,
+    as in that paper; ``features``: none, regions come precomputed from ``data.features``, so that it cannot be
+    exported."""
     decoder: Literal["soft_attention", "updown", "transformer", "topdown", "att2in2", "show_attend_tell"] = (
         "soft_attention"
     )
@@ -64,8 +70,9 @@ class ModelConfig:
     """Any torchvision classification model whose features are a grid; ``caffe_resnet101`` and the like have the strides
     of Caffe's ResNets, and want a file of their weights."""
     weights: str = "torchvision"
-    """``torchvision`` (downloads), ``none`` (random), a safetensors file in torchvision's names, or a checkpoint of
-    camscribe's with the same backbone."""
+    """Of the backbone, or of the Faster R-CNN: ``torchvision`` (downloads), ``none`` (random), a safetensors file in
+    torchvision's names (of a Faster R-CNN also torchvision's own kind), or a checkpoint of camscribe's with the same
+    backbone."""
     image_height: int = 224
     """Rows of the encoder's input, pixels."""
     image_width: int = 224
@@ -75,11 +82,14 @@ class ModelConfig:
     grid: int = 0
     """Rows and columns that the backbone's grid is averaged (or spread) to, as the tutorial's is to 14; 0 keeps it."""
     detector: str = ""
-    """A YOLOX in ONNX with its raw outputs; relative to the configuration file."""
+    """Of ``regions`` a YOLOX in ONNX with its raw outputs, relative to the configuration file; of ``faster_rcnn`` one
+    of torchvision's models, such as ``fasterrcnn_mobilenet_v3_large_320_fpn``."""
     detector_side: int = 0
-    """Rows and columns of its input, pixels, a multiple of 32; 0 keeps the file's own. Fewer are quicker."""
+    """Rows and columns of a YOLOX's input, pixels, a multiple of 32; 0 keeps the file's own. Fewer are quicker."""
     detector_classes: int = 80
-    """Its classes."""
+    """A YOLOX's classes."""
+    proposals: int = 300
+    """Most boxes an image whose features a Faster R-CNN computes, to choose the regions from."""
     regions: int = 36
     """Most regions of an image."""
     min_regions: int = 10
@@ -90,6 +100,8 @@ class ModelConfig:
     """Intersection over union from which the worse of two boxes is dropped."""
     cells: bool = False
     """The grid's cells are positions beside the regions."""
+    feature_width: int = 2048
+    """Width of a precomputed feature."""
     memory_width: int = 512
     """Width D of a grid cell's feature; the backbone's is projected to it. 0 keeps the backbone's own."""
     attention_width: int = 512
@@ -246,14 +258,14 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     base = path.resolve().parent
     data = table.get("data")
     if isinstance(data, dict):
-        for key in ("root", "captions", "images"):
+        for key in ("root", "captions", "images", "features"):
             if isinstance(data.get(key), str):
                 data[key] = str((base / data[key]).resolve())
     if isinstance(table.get("start"), str) and table["start"]:
         table["start"] = str((base / table["start"]).resolve())
     model = table.get("model")
     if isinstance(model, dict):
-        for key in ("weights", "detector"):
+        for key in ("weights",) if model.get("encoder") == "faster_rcnn" else ("weights", "detector"):
             if str(model.get(key, "none")) not in ("", "none", "torchvision"):
                 model[key] = str((base / str(model[key])).resolve())
     return from_dict(table, where=str(path))

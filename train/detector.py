@@ -7,6 +7,7 @@ here, ``export/region_graph.py`` writes as ONNX.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
 
 from camscribe.runtime.errors import DataError
 from camscribe.train.config import ModelConfig
+from camscribe.train.suppression import suppress
 
 STRIDES = (8, 16, 32)
 """Of YOLOX's grids, pixels of its input."""
@@ -38,8 +39,9 @@ class Regions(NamedTuple):
     """[B, R, 4]: left, top, right, bottom, fractions of the image."""
     shown: Tensor
     """[B, R]: 1 for a region, 0 for padding."""
-    classes: Tensor
-    """[B, R, N]: score of each class."""
+    features: Tensor
+    """[B, R, N]: what the finder itself knows of a region. Of a YOLOX the score of each class, of a Faster R-CNN what
+    its head makes of it."""
 
     def to(self, device: torch.device) -> Regions:
         """The same on a device."""
@@ -63,11 +65,7 @@ class Detector(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if not 1 <= config.min_regions <= config.regions <= CANDIDATES:
-            raise DataError(
-                f"model: min_regions and regions are {config.min_regions} and {config.regions}; expected at least 1, "
-                f"at most {CANDIDATES}, and no more of the first than of the second"
-            )
+        check_counts(config, CANDIDATES, "candidates of a YOLOX")
         self.config = config
         self.register_buffer("model", torch.zeros(0, dtype=torch.uint8))
         self._session: Any = None
@@ -104,6 +102,17 @@ class Detector(nn.Module):
         return self.model.cpu().numpy().tobytes()
 
     @property
+    def width(self) -> int:
+        """Width N of what it knows of a region."""
+        return self.config.detector_classes
+
+    @property
+    def fingerprint(self) -> bytes:
+        """All that decides what is found."""
+        settings = {name: getattr(self.config, name) for name in REGION_SETTINGS}
+        return json.dumps(settings).encode() + self.file
+
+    @property
     def side(self) -> int:
         """Rows and columns of the network's input."""
         return int(self._open().get_inputs()[0].shape[2])
@@ -125,7 +134,6 @@ class Detector(nn.Module):
 
     def regions(self, raw: Tensor) -> Regions:
         """The network's output [B, cells, 5 + N] -> regions."""
-        config = self.config
         corners, strides = (torch.from_numpy(each).to(raw) for each in cells(self.side))
         centre = (raw[:, :, :2] + corners) * strides
         half = raw[:, :, 2:4].exp() * strides / 2
@@ -134,21 +142,43 @@ class Detector(nn.Module):
         score, order = classes.amax(dim=2).topk(min(CANDIDATES, classes.shape[1]), dim=1)
         boxes = boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4))
         classes = classes.gather(1, order.unsqueeze(2).expand(-1, -1, classes.shape[2]))
-        kept = torch.zeros_like(score)
-        for image in range(len(score)):
-            left = nms(boxes[image], score[image], config.region_overlap)
-            kept[image, left[: config.regions]] = 1
-        score, order = (score * kept * (score > FLOOR)).topk(config.regions, dim=1)
-        rank = torch.arange(config.regions, device=score.device)
-        shown = ((score > config.region_threshold) | ((rank < config.min_regions) & (score > FLOOR))).to(score.dtype)
-        boxes = boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4)) * shown.unsqueeze(2)
-        classes = classes.gather(1, order.unsqueeze(2).expand(-1, -1, classes.shape[2])) * shown.unsqueeze(2)
-        return Regions(boxes, shown, classes)
+        return best_regions(boxes, score, classes, self.config, FLOOR)
 
     def _open(self) -> Any:
         if self._session is None:
             self._session = _session(self.file, self.config)
         return self._session
+
+
+def check_counts(config: ModelConfig, most: int, what: str) -> None:
+    """Refuses numbers of regions that have no meaning where there are ``most`` of ``what``.
+
+    Raises:
+        DataError: they have none.
+    """
+    if not 1 <= config.min_regions <= config.regions <= most:
+        raise DataError(
+            f"model: min_regions and regions are {config.min_regions} and {config.regions}; expected at least 1, "
+            f"at most {most} ({what}), and no more of the first than of the second"
+        )
+
+
+def best_regions(boxes: Tensor, scores: Tensor, features: Tensor, config: ModelConfig, floor: float) -> Regions:
+    """Regions of what was found [B, N, ...]: the best that no better one overlaps, those above the threshold but at
+    least ``min_regions`` and at most ``regions``, and none whose score is not above ``floor``."""
+    left = suppress(boxes, scores, config.region_overlap, floor, config.regions)
+    score, order = (scores * left).topk(config.regions, dim=1)
+    rank = torch.arange(config.regions, device=score.device)
+    shown = ((score > config.region_threshold) | ((rank < config.min_regions) & (score > floor))).to(score.dtype)
+    best = (each.gather(1, order.unsqueeze(2).expand(-1, -1, each.shape[2])) for each in (boxes, features))
+    boxes, features = (each * shown.unsqueeze(2) for each in best)
+    return Regions(boxes, shown, features)
+
+
+def numbered(boxes: Tensor) -> Tensor:
+    """Boxes [B, N, 4] as RoIAlign takes them: [B * N, 5], the number of the image before each."""
+    index = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype).view(-1, 1, 1)
+    return torch.cat([index.expand(-1, boxes.shape[1], 1), boxes], dim=2).flatten(0, 1)
 
 
 def cells(side: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

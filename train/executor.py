@@ -10,6 +10,7 @@ from torch import Tensor
 from camscribe.runtime.search import Hypothesis, Progress, SearchOptions, Trace, hypotheses, initial_score
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.decoders.base import Memory, State, gather_beams, spread
+from camscribe.train.detector import Regions
 from camscribe.train.model import Captioner
 from camscribe.train.select import Select
 
@@ -32,6 +33,11 @@ class TorchExecutor:
     def caption(self, images: npt.NDArray[np.uint8], options: SearchOptions) -> list[list[Hypothesis]]:
         """Hypotheses of uint8 [B, H, W, 3] RGB images of the model's input size."""
         return self.search(*self.model.encode(torch.from_numpy(images).to(self.device)), options)
+
+    @torch.no_grad()
+    def caption_regions(self, regions: Regions, options: SearchOptions) -> list[list[Hypothesis]]:
+        """Hypotheses of images whose regions are precomputed."""
+        return self.search(*self.model.read(None, regions.to(self.device)), options)
 
     @torch.no_grad()
     def search(self, memory: Memory, state: State, options: SearchOptions) -> list[list[Hypothesis]]:

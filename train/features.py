@@ -24,10 +24,13 @@ from camscribe.runtime import images, pixels
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train.backbone import Backbone
-from camscribe.train.detector import REGION_SETTINGS, Detector, Regions
+from camscribe.train.detector import Detector, Regions
+from camscribe.train.faster_rcnn import FasterRcnn
 from camscribe.train.readers import CaptionedImage
 
 Pixels = npt.NDArray[np.uint8]
+_TOGETHER = 8
+"""Images that a detector sees at once: it holds the features of all their proposals."""
 
 
 def vary(image: Pixels, variant: int, seed: int) -> Pixels:
@@ -62,26 +65,30 @@ def _jitter(image: Pixels, generator: np.random.Generator) -> Pixels:
 class Seen(NamedTuple):
     """A batch of images as training takes them."""
 
-    features: Tensor
-    """What the trained stages of the backbone take, [B, ...]; uint8 pixels where nothing is frozen."""
+    features: Tensor | None
+    """What the trained stages of the backbone take, [B, ...]; uint8 pixels where nothing is frozen. None where the
+    model has no backbone."""
     regions: Regions | None
     """Where the model has some."""
 
     def to(self, device: torch.device) -> Seen:
         """The same on a device."""
-        return Seen(self.features.to(device), self.regions and self.regions.to(device))
+        return Seen(
+            None if self.features is None else self.features.to(device),
+            None if self.regions is None else self.regions.to(device),
+        )
 
 
 class Source(NamedTuple):
     """Gives images as training takes them."""
 
-    features: FeatureSource
-    regions: RegionCache | None
+    features: FeatureSource | None
+    regions: RegionSource | None
 
     def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Seen:
         """Images by index."""
-        regions = self.regions and self.regions.batch(indices, variants)
-        return Seen(self.features.batch(indices, variants), regions)
+        features = None if self.features is None else self.features.batch(indices, variants)
+        return Seen(features, None if self.regions is None else self.regions.batch(indices, variants))
 
 
 class FeatureSource(Protocol):
@@ -91,6 +98,13 @@ class FeatureSource(Protocol):
 
     def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Tensor:
         """What the trained stages of the backbone take (or uint8 pixels where nothing is frozen) of images by index."""
+
+
+class RegionSource(Protocol):
+    """Gives regions, found or stored."""
+
+    def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Regions:
+        """Regions of images by index."""
 
 
 class PixelSource:
@@ -131,7 +145,7 @@ class _Cache:
         path = folder / f"{_key(source, key)}.npy"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._rows = _open(path, shape)
+            self._rows = open_rows(path, shape)
         except OSError as error:
             raise DataError(
                 f"{path}: cannot hold the cache of {label} of {np.prod(shape) * 2 / 1e9:.1f} GB ({error})"
@@ -208,22 +222,31 @@ class RegionCache(_Cache):
         show: draw a progress bar.
     """
 
-    def __init__(self, detector: Detector, source: PixelSource, folder: Path, show: bool = True) -> None:
-        settings = {name: getattr(detector.config, name) for name in REGION_SETTINGS}
-        key = hashlib.sha256(json.dumps(settings).encode() + detector.file)
-        super().__init__(source, lambda image: torch.cat(_wide(detector(image)), dim=2), key, folder, "regions", show)
+    def __init__(self, detector: Detector | FasterRcnn, source: PixelSource, folder: Path, show: bool = True) -> None:
+        device = next(iter(detector.state_dict().values())).device
+
+        def compute(pixels_: Tensor) -> Tensor:
+            return torch.cat([packed(detector(part.to(device))) for part in pixels_.split(_TOGETHER)])
+
+        super().__init__(source, compute, hashlib.sha256(detector.fingerprint), folder, "regions", show)
 
     def batch(self, indices: Sequence[int], variants: Sequence[int]) -> Regions:
         """Regions of images by index."""
-        boxes, shown, classes = self.rows(indices, variants).split_with_sizes([4, 1, self._rows.shape[2] - 5], dim=2)
-        return Regions(boxes, shown.squeeze(2), classes)
+        return unpacked(self.rows(indices, variants))
 
 
-def _wide(regions: Regions) -> tuple[Tensor, ...]:
-    return regions.boxes, regions.shown.unsqueeze(2), regions.classes
+def packed(regions: Regions) -> Tensor:
+    """Regions as rows of numbers [B, R, 5 + N]."""
+    return torch.cat([regions.boxes, regions.shown.unsqueeze(2), regions.features], dim=2)
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:  # type: ignore[type-arg]
+def unpacked(rows: Tensor) -> Regions:
+    """``packed`` undone."""
+    return Regions(rows[:, :, :4], rows[:, :, 4], rows[:, :, 5:])
+
+
+def open_rows(path: Path, shape: tuple[int, ...]) -> np.memmap:  # type: ignore[type-arg]
+    """A file of half-precision numbers, as it is where it has that shape, else a new one whose state is forgotten."""
     if path.exists():
         rows = np.lib.format.open_memmap(path, mode="r+")
         if rows.shape == shape:

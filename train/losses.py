@@ -42,9 +42,11 @@ class CaptionLoss(nn.Module):
     def encode(self, seen: Seen) -> tuple[Memory, State]:
         """A batch of images -> memory and initial states."""
         backbone, features = self.captioner.backbone, seen.features
-        if features.dtype == torch.uint8:
-            features = backbone.stem(features, self.trained)
-        return self.captioner.read(backbone.trunk(features, self.trained), seen.regions)
+        if backbone is not None and features is not None:
+            if features.dtype == torch.uint8:
+                features = backbone.stem(features, self.trained)
+            features = backbone.trunk(features, self.trained)
+        return self.captioner.read(features, seen.regions)
 
     def forward(self, seen: Seen, objective: str, **rest: object) -> Loss:
         """The loss of a batch; see the two methods for what each objective takes."""

@@ -7,7 +7,7 @@ place they stand at; ``read_dataset`` refuses the data with their number and the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def read_dataset(
         captions: the file of captions, when it is not found in ``root`` by its usual name.
         images: the folder of images, when it is not found in ``root`` by its usual name.
         skip_bad: leave bad entries out and report them, instead of refusing the data.
-        with_images: False reads the captions alone, for scoring; no image need exist then.
+        with_images: False reads the captions alone; no image need exist then, nor a folder of them.
 
     Raises:
         OptionError: the format or the form of ``split`` is unknown.
@@ -94,7 +94,12 @@ def read_dataset(
         raise OptionError(f"split is {split!r}; expected a name such as 'dev', or a part of it such as 'dev[:500]'")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a dataset of format {format}")
-    reading = LAYOUTS[format](root, part["name"], captions, images if with_images else root)
+    try:
+        reading = LAYOUTS[format](root, part["name"], captions, images)
+    except DataError:
+        if with_images:
+            raise
+        reading = LAYOUTS[format](root, part["name"], captions, root)
     found = _checked(reading, part["name"], with_images)
     if reading.problems and not skip_bad:
         raise DataError(
@@ -106,6 +111,27 @@ def read_dataset(
         skipped = f" (skipped {_summary(reading.problems)})" if reading.problems else ""
         raise DataError(f"{root}: split {split} holds no image of {len(found)} in {part['name']}{skipped}")
     return Dataset(tuple(chosen), tuple(reading.problems))
+
+
+def leave_out(data: Dataset, bad: Mapping[str, str], where: Path, skip_bad: bool) -> Dataset:
+    """A split without images of which something that training needs is bad.
+
+    Args:
+        data: the split.
+        bad: what is bad, by ``image_id``; other images may be among them.
+        where: in which file or folder.
+        skip_bad: leave these images out and report them, instead of refusing the data.
+
+    Raises:
+        DataError: there are some and ``skip_bad`` was not given, or nothing is left.
+    """
+    found = [bad[image.image_id] for image in data if image.image_id in bad]
+    if found and not skip_bad:
+        raise DataError(f"{where}: {_summary(found)}; correct them, or skip them with skip_bad")
+    left = tuple(image for image in data if image.image_id not in bad)
+    if not left:
+        raise DataError(f"{where}: has no good entry for any of {len(data)} images ({_summary(found)})")
+    return Dataset(left, (*data.problems, *found))
 
 
 def _checked(reading: Reading, split: str, with_images: bool) -> list[CaptionedImage]:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from camscribe.runtime.errors import DataError
 from camscribe.train.config import ModelConfig
 from camscribe.train.decoders.base import HIDDEN
-from camscribe.train.detector import Detector, Regions
+from camscribe.train.detector import Detector, Regions, numbered
+from camscribe.train.faster_rcnn import FasterRcnn
 
 SAMPLES = 4
 """Along each side of a region, at which its feature is read before the mean."""
@@ -29,48 +31,89 @@ class Positions(NamedTuple):
 
 
 class RegionEncoder(nn.Module):
-    """The mean of the backbone's grid over each region (RoIAlign, He et al. 2017): one pass of the backbone in all.
+    """Regions as positions. A region's feature is the mean of the backbone's grid over it, where there is a backbone
+    (RoIAlign, He et al. 2017; one pass of the backbone in all), what the finder knows of it, and its box: corners and
+    area.
 
-    The first position is the whole image, which also serves an image without any detection. ``config.cells`` adds the
-    grid's cells. To a region's feature come its classes' scores and its box: corners and area.
+    The first position is the whole image, which also serves an image without any detection: the mean of the grid, or
+    of the regions where there is none. ``config.cells`` adds the grid's cells.
 
     Args:
-        grid_width: width of the backbone's features.
+        grid_width: width of the backbone's features; 0 where there is no backbone.
         config: the model's table of the configuration.
+
+    Raises:
+        DataError: its settings have no meaning.
     """
 
     def __init__(self, grid_width: int, config: ModelConfig) -> None:
         super().__init__()
+        if config.cells and not grid_width:
+            raise DataError(f"model: cells are of a backbone's grid, and encoder {config.encoder} has no backbone")
+        if config.regions < 1:
+            raise DataError("model: regions is 0; expected at least 1")
         self.config = config
-        self.detector = Detector(config)
-        self.classes = config.detector_classes
-        self.width = grid_width + self.classes + 5
+        self.detector: Detector | FasterRcnn | None = None
+        if config.encoder == "regions":
+            self.detector = Detector(config)
+        elif config.encoder == "faster_rcnn":
+            self.detector = FasterRcnn(config)
+        self.found_width = config.feature_width if self.detector is None else self.detector.width
+        self.width = grid_width + self.found_width + 5
 
     def find(self, images: Tensor) -> Regions:
-        """uint8 [B, H, W, 3] RGB -> regions."""
+        """uint8 [B, H, W, 3] RGB -> regions.
+
+        Raises:
+            DataError: they are precomputed.
+        """
+        if self.detector is None:
+            raise DataError(
+                "this captioner attends to precomputed features and has no encoder of pixels; train one with encoder = "
+                '"regions" or "faster_rcnn" for captions of images'
+            )
         found: Regions = self.detector(images)
         return found
 
-    def forward(self, grid: Tensor, regions: Regions) -> Positions:
+    def forward(self, grid: Tensor | None, regions: Regions) -> Positions:
         """Features [B, C', h, w] and regions [B, R, ...] -> positions."""
-        images, (rows, columns) = grid.shape[0], grid.shape[2:]
-        cells = [(0.0, 0.0, 1.0, 1.0)]
-        seen = [grid.flatten(2).mean(dim=2, keepdim=True)]
-        if self.config.cells:
-            cells += [
-                (x / columns, y / rows, (x + 1) / columns, (y + 1) / rows) for y in range(rows) for x in range(columns)
-            ]
-            seen.append(grid.flatten(2))
-        fixed = torch.tensor(np.array(cells, np.float32), device=grid.device).expand(images, -1, -1)
-        scale = torch.tensor([columns, rows, columns, rows], dtype=grid.dtype, device=grid.device)
-        index = torch.arange(images, device=grid.device, dtype=grid.dtype).view(-1, 1, 1)
-        corners = regions.boxes * scale
-        rois = torch.cat([index.expand(-1, corners.shape[1], 1), corners], dim=2).flatten(0, 1)
-        pooled = roi_align(grid, rois, output_size=1, spatial_scale=1.0, sampling_ratio=SAMPLES, aligned=True)
-        features = torch.cat([torch.cat(seen, dim=2).transpose(1, 2), pooled.view(images, -1, grid.shape[1])], dim=1)
+        places = regions.boxes.new_tensor(np.array(self._cells(grid), np.float32))
+        fixed = places.expand(regions.boxes.shape[0], -1, -1)
         boxes = torch.cat([fixed, regions.boxes], dim=1)
-        classes = torch.cat([fixed.new_zeros(1).expand(images, fixed.shape[1], self.classes), regions.classes], dim=1)
         sides = boxes[:, :, 2:] - boxes[:, :, :2]
         area = sides[:, :, :1] * sides[:, :, 1:]
         hidden = torch.cat([fixed[:, :, 0] * 0, (1 - regions.shown) * HIDDEN], dim=1)
-        return Positions(torch.cat([features, classes, boxes, area], dim=2), hidden, boxes)
+        if grid is None:
+            parts = [torch.cat([_mean(regions), regions.features], dim=1)]
+        else:
+            nothing = fixed.new_zeros(1).expand(fixed.shape[0], fixed.shape[1], self.found_width)
+            parts = [self._pooled(grid, regions), torch.cat([nothing, regions.features], dim=1)]
+        return Positions(torch.cat([*parts, boxes, area], dim=2), hidden, boxes)
+
+    def _cells(self, grid: Tensor | None) -> list[tuple[float, float, float, float]]:
+        """Boxes of the positions before the regions."""
+        whole = (0.0, 0.0, 1.0, 1.0)
+        if grid is None or not self.config.cells:
+            return [whole]
+        rows, columns = grid.shape[2:]
+        cells = [
+            (x / columns, y / rows, (x + 1) / columns, (y + 1) / rows) for y in range(rows) for x in range(columns)
+        ]
+        return [whole, *cells]
+
+    def _pooled(self, grid: Tensor, regions: Regions) -> Tensor:
+        """The grid's features at all positions, [B, P, C']."""
+        images, (rows, columns) = grid.shape[0], grid.shape[2:]
+        seen = [grid.flatten(2).mean(dim=2, keepdim=True)]
+        if self.config.cells:
+            seen.append(grid.flatten(2))
+        scale = torch.tensor([columns, rows, columns, rows], dtype=grid.dtype, device=grid.device)
+        rois = numbered(regions.boxes * scale)
+        pooled = roi_align(grid, rois, output_size=1, spatial_scale=1.0, sampling_ratio=SAMPLES, aligned=True)
+        return torch.cat([torch.cat(seen, dim=2).transpose(1, 2), pooled.view(images, -1, grid.shape[1])], dim=1)
+
+
+def _mean(regions: Regions) -> Tensor:
+    """Of the features that are shown: [B, 1, N]; zeros where none is."""
+    shown = regions.shown.unsqueeze(2)
+    return (regions.features * shown).sum(dim=1, keepdim=True) / shown.sum(dim=1, keepdim=True).clamp(min=1)

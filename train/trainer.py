@@ -19,24 +19,26 @@ from camscribe.runtime.pixels import PixelSpec
 from camscribe.runtime.progress import ProgressBar
 from camscribe.runtime.search import SearchOptions
 from camscribe.train import figures, metrics
-from camscribe.train.backbone import Backbone
 from camscribe.train.batches import Captions, Order, epoch_order, steps_of
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.config import Config, DataConfig, StageConfig
 from camscribe.train.detector import REGION_SETTINGS, Detector
 from camscribe.train.executor import TorchExecutor
-from camscribe.train.features import FeatureCache, PixelSource, RegionCache, Source, is_flipped
+from camscribe.train.features import FeatureCache, FeatureSource, PixelSource, RegionCache, Source, is_flipped
 from camscribe.train.losses import CaptionLoss, Loss, Reward
 from camscribe.train.model import Captioner
-from camscribe.train.readers import Dataset, read_dataset
-from camscribe.train.regions import RegionEncoder
+from camscribe.train.readers import Dataset, leave_out, read_dataset
 from camscribe.train.rewards import CaptionReward
 from camscribe.train.run import Interval, Position, Run, learning_rate
+from camscribe.train.stored_regions import StoredRegions
 from camscribe.train.text import build_vocabulary, words
+
+FROZEN = ("faster_rcnn", "features")
+"""Encoders without a backbone that training changes."""
 
 
 def read_split(config: DataConfig, split: str) -> Dataset:
-    """One split of the configured data set."""
+    """One split of the configured data set. Where features are precomputed, its images need not be there."""
     return read_dataset(
         config.format,
         Path(config.root),
@@ -44,6 +46,7 @@ def read_split(config: DataConfig, split: str) -> Dataset:
         captions=Path(config.captions) if config.captions else None,
         images=Path(config.images) if config.images else None,
         skip_bad=config.skip_bad,
+        with_images=config.features is None,
     )
 
 
@@ -62,7 +65,9 @@ class Trainer(Run):
     def __init__(self, config: Config, folder: Path, fabric: lightning_fabric.Fabric, cache: Path) -> None:
         super().__init__(config, folder, fabric)
         self.config, self.cache = config, cache
+        _check(config)
         self.train, self.tune = read_split(config.data, config.data.train), read_split(config.data, config.data.tune)
+        self.stored = self._read_features(Path(config.data.features)) if config.data.features else None
         self.origin: dict[str, Any] | None = None
         """What the checkpoint says of itself that this run started from."""
         start = None if self._resumed or not config.start else _load_start(Path(config.start), config)
@@ -83,6 +88,18 @@ class Trainer(Run):
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
         self._rewards: CaptionReward | None = None
+
+    def _read_features(self, path: Path) -> StoredRegions:
+        """Precomputed regions of both splits, which keep the images that have some."""
+        images = (*self.train.images, *self.tune.images)
+        if self.fabric.is_global_zero:  # The others wait, then map the finished file.
+            StoredRegions(path, images, self.config.model, self.cache)
+        self.fabric.barrier()
+        stored = StoredRegions(path, images, self.config.model, self.cache, show=False)
+        skip_bad = self.config.data.skip_bad
+        self.train = leave_out(self.train, stored.problems, path, skip_bad)
+        self.tune = leave_out(self.tune, stored.problems, path, skip_bad)
+        return stored
 
     @staticmethod
     def _config_of(checkpoint: Checkpoint) -> Config:
@@ -148,7 +165,8 @@ class Trainer(Run):
         logged: list[dict[str, float]] = []
         began, label = time.monotonic(), f"{stage.name} {position.epoch + 1}/{stage.epochs}"
         self.model.train()
-        self.model.backbone.eval()
+        if self.model.backbone is not None:
+            self.model.backbone.eval()
         with ProgressBar(label, total, position.step, show=fabric.is_global_zero) as bar:
             for item in order:
                 done = position.epoch * total + item.step
@@ -212,10 +230,11 @@ class Trainer(Run):
         return self._rewards
 
     def _freeze(self, trained: int) -> None:
-        self.model.requires_grad_(True)
-        self.model.backbone.requires_grad_(False)
-        for parameter in self.model.backbone.trunk_parameters(trained):
-            parameter.requires_grad_(True)
+        self.model.requires_grad_(False)
+        self.model.decoder.requires_grad_(True)
+        if self.model.backbone is not None:
+            for parameter in self.model.backbone.trunk_parameters(trained):
+                parameter.requires_grad_(True)
 
     def _optimizer(self, stage: StageConfig) -> torch.optim.Optimizer:
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
@@ -234,6 +253,9 @@ class Trainer(Run):
         )
 
     def _sources(self, stage: StageConfig, trained: int) -> tuple[Source, Source]:
+        if self.stored:
+            train, tune = (Source(None, self.stored.of(data.images)) for data in (self.train, self.tune))
+            return train, tune
         model = self.config.model
         spec = PixelSpec(model.image_height, model.image_width, model.fit)
         made: list[Source] = []
@@ -246,13 +268,13 @@ class Trainer(Run):
         return made[0], made[1]
 
     def _source(self, pixels: PixelSource, trained: int, show: bool) -> Source:
-        backbone: Backbone = self.model.backbone
-        regions: RegionEncoder | None = self.model.regions
-        frozen = trained < len(backbone.stages)
-        return Source(
-            FeatureCache(backbone, trained, pixels, self.cache, show) if frozen else pixels,
-            RegionCache(regions.detector, pixels, self.cache, show) if regions else None,
-        )
+        backbone, regions = self.model.backbone, self.model.regions
+        features: FeatureSource | None = None
+        if backbone is not None:
+            frozen = trained < len(backbone.stages)
+            features = FeatureCache(backbone, trained, pixels, self.cache, show) if frozen else pixels
+        finds = regions is not None and regions.detector is not None
+        return Source(features, RegionCache(regions.detector, pixels, self.cache, show) if finds else None)
 
     # -- validation ---------------------------------------------------------------------------------------------------
 
@@ -299,7 +321,10 @@ class Trainer(Run):
         return captions
 
     def _sheet(self, captions: dict[str, str]) -> None:
-        images = [self.tune[round(row)] for row in np.linspace(0, len(self.tune) - 1, min(12, len(self.tune)))]
+        here = [image for image in self.tune if image.path.is_file()] if self.stored else self.tune.images
+        if not here:
+            return
+        images = [here[round(row)] for row in np.linspace(0, len(here) - 1, min(12, len(here)))]
         figures.sheet(
             [(image.path, captions[image.image_id], image.captions[0]) for image in images], self.folder / "samples.png"
         )
@@ -316,13 +341,36 @@ class Trainer(Run):
         }
 
 
+def _check(config: Config) -> None:
+    """Refuses what an encoder cannot do.
+
+    Raises:
+        DataError: the configuration asks for it.
+    """
+    encoder = config.model.encoder
+    if (encoder == "features") != (config.data.features is not None):
+        raise DataError('encoder = "features" and data.features, the files of precomputed features, need each other')
+    for stage in config.stage:
+        if encoder == "features" and stage.variants != 1:
+            raise DataError(
+                f"stage {stage.name}: variants is {stage.variants}; precomputed features are of images as they are: "
+                "expected variants = 1"
+            )
+        if encoder in FROZEN and stage.trained_backbone_stages:
+            raise DataError(
+                f"stage {stage.name}: trained_backbone_stages is {stage.trained_backbone_stages}; encoder {encoder} "
+                "has no backbone to train: expected 0"
+            )
+
+
 def _load_start(path: Path, config: Config) -> Checkpoint:
     start = Checkpoint.load(path)
     ours, theirs = config.model, start.config.model
     if (theirs.encoder, ours.encoder) == ("grid", "regions") and ours.memory_width:
         theirs = replace(theirs, **{name: getattr(ours, name) for name in ("encoder", "cells", *REGION_SETTINGS)})
     # Where its pretrained weights and its detector lay, and its dropout, are no property of the model.
-    theirs, ours = (replace(model, weights="none", detector="", dropout=0.0) for model in (theirs, ours))
+    same = {"weights": "none", "dropout": 0.0, **({} if ours.encoder == "faster_rcnn" else {"detector": ""})}
+    theirs, ours = (replace(model, **same) for model in (theirs, ours))
     if theirs != ours:
         other = [name for name, value in vars(ours).items() if vars(theirs)[name] != value]
         raise DataError(f"{path}: is of another model: [model] differs in {', '.join(other)}; start needs the same")

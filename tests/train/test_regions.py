@@ -83,9 +83,9 @@ def test_boxes_come_best_first_without_those_that_overlap_a_better_one() -> None
         assert regions.shown[image].tolist() == [1, 1, 1, 0, 0, 0]
         torch.testing.assert_close(regions.boxes[image, :3], expected, rtol=0, atol=1e-5)
         assert not regions.boxes[image, 3:].any()
-        assert not regions.classes[image, 3:].any()
+        assert not regions.features[image, 3:].any()
         torch.testing.assert_close(
-            regions.classes[image, :3], torch.tensor([[0, 0.9, 0], [0, 0, 0.7], [0.6, 0, 0]]), rtol=0, atol=1e-6
+            regions.features[image, :3], torch.tensor([[0, 0.9, 0], [0, 0, 0.7], [0.6, 0, 0]]), rtol=0, atol=1e-6
         )
 
 
@@ -174,5 +174,5 @@ def test_yolox_finds_the_dog_of_the_examples(side: int) -> None:
     photo = images.read(Path(__file__).parents[2] / "examples" / "retriever.jpg")
     seen: Tensor = torch.from_numpy(pixels.reduce(photo, pixels.PixelSpec(224, 224, "squash")))[None]
     regions = made(seen)
-    assert regions.classes[0, 0].argmax() == 16, "COCO's dog"
-    assert regions.classes[0, 0].max() > 0.5
+    assert regions.features[0, 0].argmax() == 16, "COCO's dog"
+    assert regions.features[0, 0].max() > 0.5

@@ -17,7 +17,16 @@ from camscribe.runtime.commands.arguments import Parser, add_device_arguments
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.vocab import Vocabulary
-from camscribe.train.captioning import Captions, Device, caption_split, read_results, write_lines
+from camscribe.train.captioning import (
+    CHECKPOINT_SUFFIX,
+    Captions,
+    Device,
+    caption_split,
+    read_results,
+    stored_features,
+    write_lines,
+)
+from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.commands.evaluate_images import evaluate_images, is_enhancer
 from camscribe.train.metrics import METRICS, Quality, Scores, quality, score
 from camscribe.train.readers import FORMATS, CaptionedImage, Dataset, read_dataset
@@ -97,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--split", help="split, or a part such as 'dev[500:]' (default: dev of flickr8k, else val)")
     data.add_argument("--captions", type=Path, metavar="FILE", help="the file of captions, where it has another name")
     data.add_argument("--images", type=Path, metavar="FOLDER", help="the folder of images, where it has another name")
+    data.add_argument(
+        "--features",
+        type=Path,
+        metavar="PATH",
+        help="precomputed features, for a checkpoint that was trained on such (default: those it was trained on)",
+    )
     data.add_argument("--skip-bad", action="store_true", help="leave out, count and name what cannot be read")
     pictures = parser.add_argument_group(
         "enlarged images",
@@ -134,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _make_captions(options: argparse.Namespace) -> _Outcome:
     """Captions the split with a model."""
-    dataset = _read(options, with_images=True)
+    dataset = _read(options, with_images=not _is_blind(options))
     captions = caption_split(
         options.model,
         dataset.images,
@@ -148,6 +163,7 @@ def _make_captions(options: argparse.Namespace) -> _Outcome:
             "min_words": options.min_words,
             "stop": options.stop,
         },
+        features=options.features,
     )
     if options.captions_out is not None:
         write_atomically(options.captions_out, write_lines(captions, dataset.images))
@@ -162,6 +178,13 @@ def _make_captions(options: argparse.Namespace) -> _Outcome:
         "truncated": sum(written.truncated for written in captions.by_image.values()),
     }
     return _Outcome(texts, images, captions.vocabulary, about)
+
+
+def _is_blind(options: argparse.Namespace) -> bool:
+    """Whether the model captions precomputed features, so that images need not be there."""
+    if options.model is None or options.model.suffix != CHECKPOINT_SUFFIX:
+        return False
+    return stored_features(Checkpoint.load(options.model).config, options.features) is not None
 
 
 def _read_captions(options: argparse.Namespace) -> _Outcome:
@@ -230,8 +253,10 @@ def _about(
 def _draw(outcome: _Outcome, out: Path) -> None:
     from camscribe.train.figures import sheet
 
-    count = len(outcome.images)
-    chosen = [outcome.images[round(row)] for row in np.linspace(0, count - 1, min(_SAMPLES, count))]
+    here = [image for image in outcome.images if image.path.is_file()]
+    if not here:
+        raise DataError(f"{out}: none of the images is here to be drawn; leave out --sheet")
+    chosen = [here[round(row)] for row in np.linspace(0, len(here) - 1, min(_SAMPLES, len(here)))]
     sheet([(image.path, outcome.texts[image.image_id], image.captions[0]) for image in chosen], out)
 
 
