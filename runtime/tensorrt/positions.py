@@ -17,6 +17,8 @@ from camscribe.runtime.search import Floats
 
 SAME = 0.8
 """Boxes that overlap by so much (intersection over union) count as the same."""
+ALIKE = 1e-4
+"""Corners that are no further apart, as fractions of the image, are the same."""
 
 
 def align(
@@ -74,12 +76,13 @@ def match(mine: Floats, theirs: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArr
 
 
 def overlaps(one: Floats, other: Floats) -> Floats:
-    """Intersection over union of all pairs of two lists of boxes, [P, 4] and [Q, 4]: [P, Q]; 1 where both are none."""
+    """Intersection over union of all pairs of two lists of boxes, [P, 4] and [Q, 4]: [P, Q]; 1 where both are none, or
+    have the same corners: a box at the image's border may have no area."""
     left_top = np.maximum(one[:, None, :2], other[None, :, :2])
     right_bottom = np.minimum(one[:, None, 2:], other[None, :, 2:])
     common = (right_bottom - left_top).clip(0).prod(axis=2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) for boxes in (one, other)]
     union = areas[0][:, None] + areas[1][None] - common
-    some = np.logical_or.outer(one.any(axis=1), other.any(axis=1))
-    ratio: Floats = np.where(some, common / np.maximum(union, 1e-12), 1).astype(np.float32)
+    apart = np.abs(one[:, None] - other[None]).max(axis=2) > ALIKE
+    ratio: Floats = np.where(apart, common / np.maximum(union, 1e-12), 1).astype(np.float32)
     return ratio
