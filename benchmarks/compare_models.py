@@ -6,7 +6,7 @@
 Trains every kind with the same recipe (train/configs/compare.toml) on the shipped bundle's encoder, exports the best
 checkpoint of both stages, scores the bundles by ``camscribe evaluate`` and measures them in turn, beside the shipped
 one. Training, hours of it on a small machine, goes on where it was interrupted; what is exported and scored is not done
-again. ``--bundle NAME=FOLDER`` adds others.
+again. ``--bundle NAME=FOLDER`` adds others; NAME/STAGE says after which training.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="Flickr8k's folder")
     parser.add_argument("--runs", type=Path, required=True, metavar="FOLDER", help="of the trainings, kept")
     parser.add_argument("--kinds", default=",".join(KINDS), metavar="NAME,...", help="(default: all)")
-    parser.add_argument("--bundle", action="append", default=[], metavar="NAME=FOLDER", help="compare this one, too")
+    parser.add_argument(
+        "--bundle", action="append", default=[], metavar="NAME[/STAGE]=FOLDER", help="compare this one, too"
+    )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of the timing (default: 3)")
     parser.add_argument("--train-only", action="store_true", help="stop when all are trained")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the report goes")
@@ -109,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             bundles[kind, stage] = _export(
                 options.runs / kind / f"stage-{index}.safetensors", options.runs, kind, stage
             )
-    bundles |= {(name, ""): folder for name, folder in others.items()}
+    for name, folder in others.items():
+        kind, _, stage = name.partition("/")
+        bundles[kind, stage] = folder
     bundles[SHIPPED, ""] = Bundle.load(None).path
     made = Comparison(environment(), *_measured(bundles, options.data, options.runs, options.rounds))
     for model in made.models:

@@ -324,7 +324,10 @@ def test_a_split_gives_scores(tmp_path: Path, photo: str, shapes: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, photo: str) -> None:
-    command = [sys.executable, "-c", "import sys; from camscribe.runtime.cli import main; sys.exit(main())", "bench"]
+    # A job in the background ignores Ctrl-C, and so would its children.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from camscribe.runtime.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "bench"]
     command += ["--backend", "cpu", "--precision", "int8", "--rounds", "1000000", "--images", photo]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ

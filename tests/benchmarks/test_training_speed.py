@@ -22,6 +22,7 @@ from camscribe.runtime.errors import DataError, EngineError, OptionError
 from camscribe.runtime.pixels import PixelSpec
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.config import load_config
+from camscribe.train.features import Seen
 from camscribe.train.losses import CaptionLoss
 from camscribe.train.readers import read_dataset
 from camscribe.train.text import words
@@ -70,8 +71,9 @@ def test_the_tutorials_loss_is_ours(make_checkpoint: Callable[..., Path], photos
     for row, caption in enumerate(captions):
         inputs[row, 0, : len(caption) + 1] = torch.tensor([weights.vocabulary.start_id, *caption])
         targets[row, 0, : len(caption) + 1] = torch.tensor([*caption, weights.vocabulary.end_id])
-    memory, state = loss.captioner.encode(torch.from_numpy(photos))
-    made = loss.cross_entropy(memory, state, inputs, targets, smoothing=0.0, sampling=0.0, doubly=0.0)
+    made = loss.cross_entropy(
+        Seen(torch.from_numpy(photos), None), inputs, targets, smoothing=0.0, sampling=0.0, doubly=0.0
+    )
     assert float(theirs.detach()) == pytest.approx(float(made.loss.detach()), abs=1e-4)
 
 
