@@ -227,7 +227,8 @@ def _array_as_rgb(array: npt.NDArray[np.uint8], color: Color | None) -> Pixels:
     if color == "nv12":
         if array.ndim != 2 or array.shape[0] % 3 or array.shape[1] % 2:
             raise SourceError(
-                f"image is an array of shape {_shape(array)}; expected (height * 3 / 2) x width, even sides, for NV12"
+                f"image is an array of shape {_shape(array)}; "
+                "expected (height * 3 / 2) x width with even sides for NV12"
             )
         cv2 = opencv()
         rgb: Pixels = cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_YUV2RGB_NV12)
