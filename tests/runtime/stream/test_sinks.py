@@ -202,10 +202,11 @@ if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 sinks = [JsonlSink(Path(folder, "x.jsonl")), VideoSink(Path(folder, "x.avi"))]
 with Captioner.load(bundle, "cpu", threads=1) as captioner:
-    report = lambda line: print("said:", line, flush=True)
+    # A line is one write, because two threads print.
+    report = lambda line: print(f"said: {line}\\n", end="", flush=True)
     with CaptionStream(captioner, "test://?size=160x120", sinks, report=report) as stream:
         for item in stream:
-            print(item.frame.sequence, flush=True)
+            print(f"{item.frame.sequence}\\n", end="", flush=True)
 """
 
 
