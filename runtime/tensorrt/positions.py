@@ -83,6 +83,6 @@ def overlaps(one: Floats, other: Floats) -> Floats:
     common = (right_bottom - left_top).clip(0).prod(axis=2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) for boxes in (one, other)]
     union = areas[0][:, None] + areas[1][None] - common
-    apart = np.abs(one[:, None] - other[None]).max(axis=2) > ALIKE
-    ratio: Floats = np.where(apart, common / np.maximum(union, 1e-12), 1).astype(np.float32)
+    alike = np.abs(one[:, None] - other[None]).max(axis=2) <= ALIKE
+    ratio: Floats = np.where(alike, 1, common / np.maximum(union, 1e-12)).astype(np.float32)
     return ratio
