@@ -89,9 +89,17 @@ def test_the_readme_s_python_runs(block: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_configuration_in_the_training_guide_is_read(tmp_path: Path) -> None:
     config = pytest.importorskip("camscribe.train.config")
-    (block,) = blocks(REPOSITORY / "docs" / "training.md", "toml")
+    block, *parts = blocks(REPOSITORY / "docs" / "training.md", "toml")
     (tmp_path / "my.toml").write_text(block, encoding="utf-8")
     assert len(config.load_config(tmp_path / "my.toml").stage) == 3
+    # Of each encoder what differs is shown.
+    rest = {"[data]": '[data]\nroot = "data"\n', "[[stage]]": '[[stage]]\nname = "only"\nepochs = 1\n'}
+    encoders = []
+    for part in parts:
+        whole = "\n".join([part, *(lines for head, lines in rest.items() if head not in part)])
+        (tmp_path / "my.toml").write_text(whole, encoding="utf-8")
+        encoders.append(config.load_config(tmp_path / "my.toml").model.encoder)
+    assert encoders == ["regions", "faster_rcnn", "features"]
 
 
 def test_the_configuration_reference_is_what_the_code_says() -> None:
