@@ -12,7 +12,6 @@ again. ``--bundle NAME=FOLDER`` adds others; NAME/STAGE says after which trainin
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any
 
 from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import Environment, environment
-from camscribe.benchmarks.startup import command_line
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.commands.arguments import Parser
@@ -215,15 +213,8 @@ def _tune_cider(provenance: dict[str, Any], stage: str) -> float | None:
 
 
 def _run(arguments: list[str]) -> None:
-    """Runs ``camscribe``.
-
-    Raises:
-        OptionError: it failed, with its own last words.
-    """
     print("$ camscribe", " ".join(arguments), flush=True)
-    done = subprocess.run([*command_line(), *arguments], stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise OptionError(f"camscribe {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]:.300}")
+    scripts.camscribe(arguments)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ are scored by ``camscribe evaluate``, so this folder needs nothing of the traini
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,12 +20,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import environment
-from camscribe.benchmarks.startup import command_line
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.enhancer import Enhancer
-from camscribe.runtime.errors import CamscribeError, DataError, OptionError
+from camscribe.runtime.errors import DataError
 from camscribe.runtime.images import read
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.progress import ProgressBar
@@ -116,17 +114,11 @@ def _score(captions: dict[str, str], data: Path, split: str) -> dict[str, Any]:
         results, report = Path(folder) / "captions.jsonl", Path(folder) / "report.json"
         lines = (json.dumps({"image_id": name, "caption": text}) for name, text in captions.items())
         results.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        command = [*command_line(), "evaluate", "--results", str(results), "--data", str(data), "--split", split]
-        done = subprocess.run([*command, "--out", str(report)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise OptionError(f"camscribe evaluate: {(done.stderr.strip().splitlines() or ['failed'])[-1]:.300}")
+        command = ["evaluate", "--results", str(results), "--data", str(data), "--split", split, "--out", str(report)]
+        scripts.camscribe(command, show=False)
         found = json.loads(report.read_text(encoding="utf-8"))
     return {**found["scores"], "different": found["quality"]["different"]}
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CamscribeError as error:
-        print(f"enhance_captions: {error}", file=sys.stderr)
-        sys.exit(2)
+    scripts.end(main, "enhance_captions")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from camscribe.benchmarks.startup import command_line
 from camscribe.runtime import typed_json
-from camscribe.runtime.errors import CamscribeError
+from camscribe.runtime.errors import CamscribeError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
 
 
@@ -31,6 +33,22 @@ def write(made: Any, out: Path) -> None:
     """
     text = json.dumps(typed_json.encode(made), indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(out, f"{text}\n".encode())
+
+
+def camscribe(arguments: Sequence[str], *, show: bool = True) -> None:
+    """Runs ``camscribe``, so that this folder needs nothing of the training side.
+
+    Args:
+        arguments: the command and its options.
+        show: what it prints.
+
+    Raises:
+        OptionError: it failed, with its own last words.
+    """
+    output = None if show else subprocess.PIPE
+    done = subprocess.run([*command_line(), *arguments], stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise OptionError(f"camscribe {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]:.300}")
 
 
 def end(main: Callable[[], int], name: str) -> NoReturn:
