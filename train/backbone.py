@@ -1,4 +1,4 @@
-"""Any torchvision classification model as a grid encoder: a list of stages, the first of which may stay frozen."""
+"""A classification model of torchvision or timm as a grid encoder: a list of stages, the first of which may stay frozen."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from camscribe.runtime.errors import DataError
+from camscribe.train import timm_models
 
 # ImageNet's, which all torchvision weights and their kin expect of RGB in 0..1.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -35,9 +36,10 @@ class Backbone(nn.Module):
     folded network trains and runs faster.
 
     Args:
-        name: a torchvision classification model; of a ResNet also with ``caffe_`` before it.
-        weights: ``torchvision``, ``none``, a safetensors file in torchvision's names (of the whole model, or of its
-            ``features`` alone), or a checkpoint of camscribe's.
+        name: a torchvision classification model, of a ResNet also with ``caffe_`` before it; or one of timm's, with
+            ``timm/`` before it.
+        weights: ``torchvision``, ``timm``, ``none``, a safetensors file in torchvision's names (of the whole model, or
+            of its ``features`` alone) or timm's, or a checkpoint of camscribe's.
         grid: rows and columns that the grid is averaged (or spread) to; 0 keeps the network's own.
 
     Raises:
@@ -51,8 +53,15 @@ class Backbone(nn.Module):
         super().__init__()
         self.grid = grid
         own = _own_weights(weights)
-        model = _torchvision_model(name, weights if own is None else "none")
-        self.stages = nn.Sequential(*_grid_stages(model))
+        used = weights if own is None else "none"
+        if name.startswith(timm_models.PREFIX):
+            model = timm_models.make(name, used)
+            mean, std = timm_models.pixel_statistics(model)
+            self.stages = nn.Sequential(*timm_models.grid_stages(model))
+        else:
+            model = _torchvision_model(name, used)
+            mean, std = PIXEL_MEAN, PIXEL_STD
+            self.stages = nn.Sequential(*_grid_stages(model))
         self.eval()
         fold_batch_norms(self.stages)
         if own is not None:
@@ -62,8 +71,8 @@ class Backbone(nn.Module):
                 raise DataError(
                     f"{weights}: has another backbone than {name} ({' '.join(str(error).split())})"
                 ) from error
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
         self.width = self._probe(name)
 
     def _probe(self, name: str) -> int:
@@ -145,7 +154,7 @@ def _own_weights(weights: str) -> dict[str, Tensor] | None:
     """The stages of a checkpoint of camscribe's; None where ``weights`` names none."""
     from safetensors import SafetensorError, safe_open
 
-    if weights in ("torchvision", "none"):
+    if weights in ("torchvision", "timm", "none") or not weights.endswith(".safetensors"):
         return None
     prefix = "model.backbone.stages."
     try:
@@ -189,6 +198,8 @@ def _load_local(model: nn.Module, name: str, path: Path) -> None:
 
 
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+_CONVOLUTIONS = ("Conv2d", "Conv2dSame")
+_RESIDUALS = ("BasicBlock", "Bottleneck", "InvertedResidual", "DepthwiseSeparableConv")
 _HEADS = ("classifier", "fc", "head", "heads")
 
 
@@ -214,12 +225,12 @@ def fold_batch_norms(module: nn.Module) -> None:
     names = list(module._modules)
     for first, second in itertools.pairwise(names):
         conv, norm = module._modules[first], module._modules[second]
-        if type(conv) is nn.Conv2d and isinstance(norm, _NORMS) and _in_order(module):
+        if type(conv).__name__ in _CONVOLUTIONS and isinstance(norm, _NORMS) and _in_order(module):
             module._modules[first] = fuse_conv_bn_eval(conv, norm)
-            module._modules[second] = nn.Identity()
+            module._modules[second] = getattr(norm, "act", nn.Identity())  # timm's norms hold what follows them
 
 
 def _in_order(module: nn.Module) -> bool:
-    """Whether children run in the order of their names: containers do; residual blocks name them so in torchvision."""
-    is_residual = type(module).__name__ in ("BasicBlock", "Bottleneck")
+    """Whether children run in the order of their names: containers do; residual blocks name them so."""
+    is_residual = type(module).__name__ in _RESIDUALS
     return is_residual or isinstance(module, nn.Sequential | IntermediateLayerGetter)

