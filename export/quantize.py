@@ -202,23 +202,25 @@ def fold_transposes(model: onnx.ModelProto) -> None:
 
 
 def store_as_integers(model: onnx.ModelProto) -> None:
-    """Stores the matrices of the products that stay in float32 as integers, which are scaled when the graph is opened.
+    """Stores the matrices of the products that stay in float32, and the tables that rows are read from, as integers.
 
-    With Cast and Mul: ONNX Runtime computes those of constants once, but not DequantizeLinear.
+    They are scaled when the graph is opened: with Cast and Mul, as ONNX Runtime computes those of constants once, but
+    not DequantizeLinear.
     """
     writer = _Writer(model.graph)
     weights = {weight.name: weight for weight in model.graph.initializer}
     for node in list(model.graph.node):
-        weight = weights.get(node.input[1]) if node.op_type in ("MatMul", "Gemm") else None
+        index = {"MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type)
+        weight = None if index is None else weights.get(node.input[index])
         if weight is None or weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) < LARGE:
             continue
-        by_rows = any(item.name == "transB" and item.i for item in node.attribute)
+        by_rows = node.op_type == "Gather" or any(item.name == "transB" and item.i for item in node.attribute)
         made = quantize_weight(numpy_helper.to_array(weight), 0 if by_rows else 1, 8)
-        name = weight.name
+        name = f"{weight.name}.rows" if node.op_type == "Gather" else weight.name
         value = writer.constant(f"{name}.stored", made.value)
         scale = writer.constant(f"{name}.scale", made.scale[:, None] if by_rows else made.scale)
         numbers = writer.node("Cast", [value], f"{name}.numbers", to=TensorProto.FLOAT)
-        node.input[1] = writer.node("Mul", [numbers, scale], f"{name}.restored")
+        node.input[index] = writer.node("Mul", [numbers, scale], f"{name}.restored")
     writer.finish()
 
 

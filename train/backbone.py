@@ -1,4 +1,4 @@
-"""A classification model of torchvision or timm as a grid encoder: a list of stages, the first of which may stay frozen."""
+"""A classification model of torchvision or timm as a grid encoder: stages, the first of which may stay frozen."""
 
 from __future__ import annotations
 
@@ -199,7 +199,8 @@ def _load_local(model: nn.Module, name: str, path: Path) -> None:
 
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 _CONVOLUTIONS = ("Conv2d", "Conv2dSame")
-_RESIDUALS = ("BasicBlock", "Bottleneck", "InvertedResidual", "DepthwiseSeparableConv")
+_IN_ORDER = ("BasicBlock", "Bottleneck", "ConvBnAct", "ConvNormAct", "DepthwiseSeparableConv", "InvertedResidual")
+"""Of torchvision's and timm's blocks, those that name their children in the order in which they run."""
 _HEADS = ("classifier", "fc", "head", "heads")
 
 
@@ -231,6 +232,5 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 def _in_order(module: nn.Module) -> bool:
-    """Whether children run in the order of their names: containers do; residual blocks name them so."""
-    is_residual = type(module).__name__ in _RESIDUALS
-    return is_residual or isinstance(module, nn.Sequential | IntermediateLayerGetter)
+    """Whether children run in the order of their names."""
+    return type(module).__name__ in _IN_ORDER or isinstance(module, nn.Sequential | IntermediateLayerGetter)

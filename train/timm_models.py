@@ -1,5 +1,7 @@
-"""Backbones of timm (https://github.com/huggingface/pytorch-image-models), of which torchvision has none: EfficientNet-Lite,
-MobileNetV4 and other networks whose blocks run one after the other."""
+"""Backbones that torchvision has not and timm has: EfficientNet-Lite and others whose blocks run one after the other.
+
+timm is https://github.com/huggingface/pytorch-image-models.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,28 @@ def pixel_statistics(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"])
 
 
-def grid_stages(model: nn.Module) -> Iterator[nn.Module]:
-    """What runs up to the pooling, block by block."""
+def grid_stages(model: Any) -> list[nn.Module]:
+    """What runs up to the pooling, block by block.
+
+    Raises:
+        DataError: this model's parts do not run one after the other.
+    """
+    stages = list(_parts(model))
+    model.eval()
+    pixels = torch.rand(1, 3, 64, 64)
+    try:
+        with torch.no_grad():
+            same = torch.allclose(nn.Sequential(*stages)(pixels), model.forward_features(pixels), atol=1e-4)
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError):
+        same = False
+    if not same:
+        raise DataError(
+            f"backbone {PREFIX}{model.pretrained_cfg['architecture']}: its stages do not run one after the other"
+        )
+    return stages
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
     for name, child in model.named_children():
         if name in ("global_pool", "head", "classifier"):
             return
@@ -81,7 +103,7 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
         raise DataError(f"{path}: cannot be read as weights of {name} ({error})") from error
     if "_conv_stem.weight" not in tensors:
         return tensors
-    return {timm_name: value for timm_name, value in _renamed(tensors)}
+    return dict(_renamed(tensors))
 
 
 _WHOLE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -97,8 +119,8 @@ _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw
 
 
 def _renamed(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """EfficientNet-PyTorch numbers all blocks through; timm counts them within stages, each of which begins with another
-    width or a kernel of another size."""
+    """EfficientNet-PyTorch numbers all blocks through; timm counts them within stages, each of which begins with
+    another width or a kernel of another size."""
     blocks = max(int(found[1]) for key in tensors if (found := re.match(r"_blocks\.(\d+)\.", key))) + 1
     places: list[str] = []
     stage, place, before = -1, 0, None

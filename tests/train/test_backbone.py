@@ -123,3 +123,78 @@ def test_caffe_s_resnets_have_their_strides(tmp_path: Path) -> None:
 def test_what_is_no_resnet_of_caffe_s_is_refused(name: str, weights: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Backbone(name, weights)
+
+
+def _of_timm(name: str) -> torch.nn.Module:
+    """timm's model with random batch-norm statistics."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=0).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_lite0", "mobilenetv3_small_100", "mobilenetv4_conv_small", "resnet18"]
+)
+@torch.no_grad()
+def test_folded_features_equal_timms(tmp_path: Path, name: str) -> None:
+    model = _of_timm(name)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    expected = model.forward_features((images.permute(0, 3, 1, 2) / 255 - mean) / std)
+    backbone = Backbone(f"timm/{name}", str(tmp_path / "w.safetensors"))
+    torch.testing.assert_close(backbone(images), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.modules())
+    assert backbone.width == expected.shape[1]
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
+@torch.no_grad()
+def test_the_names_of_efficientnet_pytorch_are_read(tmp_path: Path, name: str) -> None:
+    model = _of_timm(name)
+    renamed = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    named = {
+        f"{renamed[key.split('.')[0]]}.{key.split('.')[1]}": value
+        for key, value in model.state_dict().items()
+        if key.split(".")[0] in renamed
+    }
+    blocks = [block for stage in model.blocks for block in stage]
+    for index, block in enumerate(blocks):
+        layers = [layer for layer in block.children() if list(layer.state_dict())]
+        plain = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+        for layer, old in zip(layers, plain if len(layers) == 4 else ["_expand_conv", "_bn0", *plain], strict=True):
+            named |= {f"_blocks.{index}.{old}.{key}": value for key, value in layer.state_dict().items()}
+    assert len(named) == len(model.state_dict())
+    torch.save(named | {"_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}, tmp_path / "lite.pth")
+    images = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    expected = model.forward_features((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)
+    found = Backbone(f"timm/{name}", str(tmp_path / "lite.pth"))(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm/mobilenet_v9", "timm makes no such model"),
+        ("timm/vit_tiny_patch16_224", "do not run one after the other"),
+    ],
+)
+def test_what_timm_has_no_grid_of_is_refused(name: str, message: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(DataError, match=message):
+        Backbone(name)
+
+
+def test_weights_of_another_model_of_timms_are_refused(tmp_path: Path) -> None:
+    save_file(_of_timm("tf_efficientnet_lite0").state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match="does not fit timm's tf_efficientnet_lite2"):
+        Backbone("timm/tf_efficientnet_lite2", str(tmp_path / "w.safetensors"))
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    with pytest.raises(DataError, match="cannot be read as weights of timm/tf_efficientnet_lite0"):
+        Backbone("timm/tf_efficientnet_lite0", str(tmp_path / "broken.pth"))
