@@ -60,7 +60,8 @@ def open_files(
         open_session(file, "cpu", threads, steps=steps) if tuned else _plain(file, threads)
         for file, steps in zip(files, (False, True), strict=True)
     )
-    return HostSearch(_Exported(encoder, decoder, options.beams), bundle, options)
+    backbone = bundle.manifest.architecture["backbone"]
+    return HostSearch(_Exported(encoder, decoder, options.beams, backbone), bundle, options)
 
 
 def _plain(file: Path, threads: int) -> Any:
@@ -135,11 +136,11 @@ def export(bundle: Bundle, checkpoint: Path | None, folder: Path) -> tuple[Path,
 class _Exported:
     """Sessions of both graphs; see ``Network``."""
 
-    def __init__(self, encoder: Any, decoder: Any, beams: int) -> None:
-        from camscribe.benchmarks.peers.tutorial import PIXEL_MEAN, PIXEL_STD
+    def __init__(self, encoder: Any, decoder: Any, beams: int, backbone: str) -> None:
+        from camscribe.benchmarks.peers.tutorial_weights import pixel_statistics
 
         self._encoder, self._decoder, self._beams = encoder, decoder, beams
-        mean, std = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
+        mean, std = (np.array(numbers, np.float32) for numbers in pixel_statistics(backbone))
         self._scale, self._shift = 1 / (255 * std), -mean / std
         empty = np.zeros((0, 0), np.float32)
         self._features, self._hidden, self._cell = empty, empty, empty

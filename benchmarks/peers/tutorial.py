@@ -38,10 +38,23 @@ class Encoder(nn.Module):
         features: pixels [1, 3, h, w] -> [1, C, rows, columns].
         side: the grid is averaged (or spread) to this many rows and columns, 14 in the tutorial; 0 keeps it.
         project: of each cell's features [.., C] -> [.., D]; the tutorial has none.
+        mean, std: of RGB in 0..1, which the network takes away and divides by.
     """
 
-    def __init__(self, features: nn.Module, side: int = 14, project: nn.Module | None = None) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        features: nn.Module,
+        side: int = 14,
+        project: nn.Module | None = None,
+        mean: Sequence[float] = PIXEL_MEAN,
+        std: Sequence[float] = PIXEL_STD,
+    ) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.features = features
         self.adaptive_pool = nn.AdaptiveAvgPool2d((side, side)) if side else nn.Identity()
         self.project = project or nn.Identity()
@@ -185,13 +198,11 @@ class Tutorial:
     def __init__(self, encoder: Encoder, decoder: Decoder, start_id: int, end_id: int) -> None:
         self.encoder, self.decoder = encoder.eval(), decoder.eval()
         self.start_id, self.end_id = start_id, end_id
-        self._mean = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
-        self._std = torch.tensor(PIXEL_STD).view(3, 1, 1)
 
     def encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 [h, w, 3] RGB -> grid [1, rows, columns, D]."""
         image = torch.FloatTensor(pixels.transpose(2, 0, 1) / 255.0)
-        grid: Tensor = self.encoder(((image - self._mean) / self._std).unsqueeze(0))
+        grid: Tensor = self.encoder(((image - self.encoder.mean) / self.encoder.std).unsqueeze(0))
         return grid
 
     @torch.no_grad()

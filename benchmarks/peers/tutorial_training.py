@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from camscribe.benchmarks.peers.tutorial import PIXEL_MEAN, PIXEL_STD, Decoder, Tutorial
+from camscribe.benchmarks.peers.tutorial import Decoder, Tutorial
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,6 @@ class Training:
         self.optimizers = [torch.optim.Adam(heads, lr=learning_rate)]
         if fine:
             self.optimizers.append(torch.optim.Adam(fine, lr=encoder_learning_rate))
-        self._mean = torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1)
-        self._std = torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
 
     def batches(
         self, samples: Samples, size: int, captions: int, generator: np.random.Generator
@@ -100,7 +98,8 @@ class Training:
             captions: of each.
         """
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
-        return self.decoder_loss(self.model.encoder((pixels - self._mean) / self._std), captions)
+        encoder = self.model.encoder
+        return self.decoder_loss(encoder((pixels - encoder.mean) / encoder.std), captions)
 
     def decoder_loss(self, grid: Tensor, captions: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """See ``loss``; from the encoder's grid [B, rows, columns, D]."""

@@ -8,6 +8,7 @@ does not do; the peer runs the folded network and so is the faster for it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from camscribe.benchmarks.peers.tutorial import Decoder, Encoder, Tutorial
+from camscribe.benchmarks.peers.tutorial import PIXEL_MEAN, PIXEL_STD, Decoder, Encoder, Tutorial
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 
 _MODEL_DEFAULTS: dict[str, Any] = {"grid": 0, "memory_width": 512, "deep_output": True, "no_stutter": False}
 HALF_FROM = 256
+_TIMM = "timm/"
+"""Before the name of a backbone that is timm's."""
 _SAME = {"attention.encoder_att": "keys", "attention.full_att": "energy", "embedding": "embedding"}
 """The tutorial's name of a layer: camscribe's."""
 
@@ -134,7 +137,8 @@ class Weights:
             no_stutter=model["no_stutter"],
         )
         decoder.load_state_dict(parts)
-        encoder = Encoder(features, side=model["grid"], project=project)
+        mean, std = pixel_statistics(model["backbone"])
+        encoder = Encoder(features, side=model["grid"], project=project, mean=mean, std=std)
         return Tutorial(encoder, decoder, self.vocabulary.start_id, self.vocabulary.end_id)
 
 
@@ -181,19 +185,36 @@ def merge(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def pixel_statistics(backbone: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of RGB in 0..1 that a network was trained with."""
+    if not backbone.startswith(_TIMM):
+        return PIXEL_MEAN, PIXEL_STD
+    import timm
+
+    found = timm.get_pretrained_cfg(backbone.removeprefix(_TIMM))
+    return found.mean, found.std
+
+
 def folded_features(backbone: str) -> nn.Sequential:
-    """A torchvision network up to its grid, its batch norms taken out and a bias put into its convolutions.
+    """A network of torchvision or timm up to its grid, its batch norms taken out and a bias put into its convolutions.
 
     Args:
         backbone: a network whose every convolution is followed by a batch norm, such as a ResNet or a MobileNet.
     """
-    model = torchvision.models.get_model(backbone, weights=None)
-    # The tutorial cuts off pooling and classifier in this way, too.
-    features = model.features if hasattr(model, "features") else nn.Sequential(*list(model.children())[:-2])
+    if backbone.startswith(_TIMM):
+        import timm
+
+        model = timm.create_model(backbone.removeprefix(_TIMM), num_classes=0)
+        head = [model.conv_stem, model.bn1, *(block for stage in model.blocks for block in stage)]
+        features = nn.Sequential(*head, model.conv_head, model.bn2)
+    else:
+        model = torchvision.models.get_model(backbone, weights=None)
+        # The tutorial cuts off pooling and classifier in this way, too.
+        features = model.features if hasattr(model, "features") else nn.Sequential(*list(model.children())[:-2])
     for module in list(features.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, nn.Identity())
+                setattr(module, name, getattr(child, "act", nn.Identity()))  # timm's norms hold what follows them
             elif isinstance(child, nn.Conv2d):
                 child.bias = nn.Parameter(torch.zeros(child.out_channels))
     return features

@@ -146,6 +146,20 @@ def test_random_weights_are_a_checkpoint_that_training_reads(
     assert model.backbone(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)).shape[2:] == (5, 5)
 
 
+def test_a_backbone_of_timms_sees_in_the_tutorial_what_it_sees_in_ours(
+    tmp_path: Path, make_executor: MakeExecutor, photos: np.ndarray
+) -> None:
+    pytest.importorskip("timm")
+    weights = random_weights("timm/tf_efficientnet_lite0", side=64, grid=0, words=40, width=16)
+    weights.write(tmp_path / "lite.safetensors")
+    model = make_executor(tmp_path / "lite.safetensors").model
+    with torch.no_grad():
+        found = weights.tutorial().encode(photos[0]).permute(0, 3, 1, 2)
+        expected = model.backbone(torch.from_numpy(photos[:1]))
+    assert float(expected.std()) > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_rounding_is_that_of_the_export(make_checkpoint: MakeCheckpoint) -> None:
     checkpoint = make_checkpoint("deep", 0)
     weights = Weights.read(checkpoint)
