@@ -69,7 +69,7 @@ class Checkpoint:
 
     @property
     def task(self) -> str:
-        """What was trained: ``captioning`` or ``super_resolution``."""
+        """What was trained: ``captioning``, ``super_resolution`` or ``detection``."""
         return str(self.meta.get("config", {}).get("task", "captioning"))
 
     @property

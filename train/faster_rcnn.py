@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import roi_align
 
 from camscribe.runtime.errors import DataError
 from camscribe.train.backbone import fold_batch_norms
 from camscribe.train.config import ModelConfig
+from camscribe.train.detection.weights import PREDICTOR, read_network, set_classes
 from camscribe.train.detector import REGION_SETTINGS, Regions, best_regions, check_counts, numbered
 from camscribe.train.suppression import suppress
 
@@ -30,9 +28,6 @@ STRIDE = 32
 """Of the coarsest map that is upsampled, pixels; torchvision pads images to whole multiples of it."""
 SMALLEST = 1e-2
 """Shortest side of a region, pixels, as torchvision has it."""
-_EPSILON = {"fasterrcnn_resnet50_fpn": 0.0}
-"""Of the backbone's batch norms, where torchvision's weights were trained with another than PyTorch's own."""
-_PREDICTOR = "roi_heads.box_predictor"
 
 Maps = dict[str, Tensor]
 
@@ -71,7 +66,7 @@ class FasterRcnn(nn.Module):
             )
         self.config = config
         self._anchors: dict[Any, list[Tensor]] = {}
-        self._take(_network(config.detector, "none"))
+        self._take(read_network(config.detector, "none"))
 
     def read(self) -> None:
         """Takes the weights that ``config.weights`` names.
@@ -80,7 +75,7 @@ class FasterRcnn(nn.Module):
             DataError: they cannot be read, or do not fit.
         """
         if self.config.weights != "none":
-            self._take(_network(self.config.detector, self.config.weights))
+            self._take(read_network(self.config.detector, self.config.weights))
 
     @property
     def width(self) -> int:
@@ -202,9 +197,9 @@ class FasterRcnn(nn.Module):
         fold_batch_norms(self.network)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        kept = state_dict.get(f"{prefix}network.{_PREDICTOR}.cls_score.weight")
+        kept = state_dict.get(f"{prefix}network.{PREDICTOR}.cls_score.weight")
         if kept is not None:  # it knows whatever classes its file did
-            _set_classes(self.network, len(kept))
+            set_classes(self.network, len(kept))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -228,47 +223,3 @@ def _shortest(boxes: Tensor) -> Tensor:
 def _log_stride(grid: Tensor, height: int) -> int:
     """2 to its power is the stride of a level, pixels."""
     return (height // int(grid.shape[2])).bit_length() - 1
-
-
-def _set_classes(network: FasterRCNN, classes: int) -> None:
-    """A new last layer, where it is of another number of classes (the background among them)."""
-    last: Any = network.roi_heads.box_predictor
-    if last.cls_score.out_features != classes:
-        network.roi_heads.box_predictor = FastRCNNPredictor(last.cls_score.in_features, classes).to(
-            last.cls_score.weight.device
-        )
-
-
-def _network(name: str, weights: str) -> FasterRCNN:
-    known = torchvision.models.list_models(torchvision.models.detection, include="fasterrcnn_*")
-    if name not in known:
-        raise DataError(f"detector {name!r}: is no Faster R-CNN of torchvision's; expected one of {', '.join(known)}")
-    builder = torchvision.models.get_model_builder(name)
-    made: FasterRCNN = (
-        builder(weights="DEFAULT") if weights == "torchvision" else builder(weights=None, weights_backbone=None)
-    )
-    if weights not in ("torchvision", "none"):
-        _load(made, name, Path(weights))
-    return made
-
-
-def _load(network: FasterRCNN, name: str, path: Path) -> None:
-    """Weights in torchvision's names, of any number of classes: safetensors, or PyTorch's own without pickled code."""
-    from safetensors.torch import load_file
-
-    try:
-        is_plain = path.suffix == ".safetensors"
-        tensors = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
-        _set_classes(network, len(tensors[f"{_PREDICTOR}.cls_score.weight"]))
-        missing, extra = network.load_state_dict(tensors, strict=False)
-    except Exception as error:  # safetensors' and pickle's own kinds, and what a file of something else leads to
-        raise DataError(f"{path}: cannot be read as weights of {name} ({' '.join(str(error).split()):.300})") from error
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing or extra:
-        raise DataError(
-            f"{path}: does not fit torchvision's {name}: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(extra)} unknown {extra[:3]}"
-        )
-    for module in network.backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = _EPSILON.get(name, module.eps)

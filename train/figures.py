@@ -28,9 +28,13 @@ _TITLES = {
     "discriminator": "loss of the discriminator",
     "tune_cider": "CIDEr of beam-searched captions, tuning split",
     "tune_psnr_y": "PSNR of luma, dB, tuning photographs",
+    "loss": "loss of the detector, attributes with their weight",
+    "loss_attributes": "cross entropy of attributes, nats a region",
+    "tune_map50": "mean average precision at IoU 0.5, tuning split",
+    "tune_attributes": "share of boxes whose attribute is right, tuning split",
     "learning_rate": "learning rate",
 }
-_SCORES = ("tune_cider", "tune_psnr_y")
+_SCORES = ("tune_cider", "tune_psnr_y", "tune_map50", "tune_attributes")
 _BANDS = ("#f4f6f9", "#ffffff")
 
 
@@ -79,7 +83,7 @@ def curves(metrics: Path, out: Path) -> None:
         )
     panels[-1].set_xlabel("epochs", color=_INK)
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    _save(figure, out)
+    save(figure, out)
 
 
 def sheet(samples: Sequence[tuple[Path, str, str]], out: Path, columns: int = 4) -> None:
@@ -121,7 +125,7 @@ def sheet(samples: Sequence[tuple[Path, str, str]], out: Path, columns: int = 4)
                 weight=weight,
                 parse_math=False,
             )
-    _save(figure, out)
+    save(figure, out)
 
 
 def _read(path: Path) -> tuple[list[_Stage], dict[str, _Line]]:
@@ -193,7 +197,7 @@ def _wrap(text: str, width: int, lines: int) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
-def _save(figure: Figure, out: Path) -> None:
+def save(figure: Figure, out: Path) -> None:
     """Writes the whole PNG or leaves the old one."""
     part = out.with_name(f"{out.name}.part")
     try:

@@ -43,7 +43,7 @@ def _read_flickr8k(root: Path, split: str, captions: Path | None, images: Path |
         captions = root / f"captions.{split}.tsv"
         if not captions.is_file() and official.is_file():
             captions = official
-    folder = _folder(images, root, "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "Images")
+    folder = image_folder(images, root, "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "Images")
     reading = Reading()
     if captions.name == official.name:  # holds all splits: the list of the split's images stands beside it
         names = captions.parent / f"Flickr_8k.{split}Images.txt"
@@ -54,7 +54,7 @@ def _read_flickr8k(root: Path, split: str, captions: Path | None, images: Path |
         place = f"{captions.name}:{number}"
         name_and_index, tab, caption = line.partition("\t")
         name, _, index = name_and_index.rpartition("#")
-        if not (tab and _is_name(name) and index.isdecimal()):
+        if not (tab and is_name(name) and index.isdecimal()):
             if line.strip():
                 reading.problems.append(f"{place}: broken line {line[:40]!r}, expected 'name.jpg#0<TAB>caption'")
         elif listed is None or name in listed:
@@ -64,14 +64,14 @@ def _read_flickr8k(root: Path, split: str, captions: Path | None, images: Path |
 
 
 def _read_karpathy(root: Path, split: str, captions: Path | None, images: Path | None) -> Reading:
-    captions = captions or _only_file(root, "dataset*.json", split)
-    folder = _folder(images, root, "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images")
+    captions = captions or only_file(root, "dataset*.json", split)
+    folder = image_folder(images, root, "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images")
     reading = Reading()
     wanted = {split, "restval"} if split == "train" else {split}
-    for number, entry in enumerate(_list(_json(captions), "images", captions)):
+    for number, entry in enumerate(list_in(read_json(captions), "images", captions)):
         place = f"{captions.name}: images[{number}]"
-        problem = _first_missing(entry, {"filename": str, "split": str, "sentences": list})
-        if problem or not _is_name(entry["filename"]):
+        problem = first_missing(entry, {"filename": str, "split": str, "sentences": list})
+        if problem or not is_name(entry["filename"]):
             reading.problems.append(f"{place}: {problem or 'filename is not a plain file name'}")
             continue
         if entry["split"] not in wanted:
@@ -81,10 +81,10 @@ def _read_karpathy(root: Path, split: str, captions: Path | None, images: Path |
         if name in reading.captions:
             reading.problems.append(f"{place}: {name} stands here a second time")
             continue
-        nested = isinstance(subfolder, str) and subfolder and _is_name(subfolder) and (folder / subfolder).is_dir()
+        nested = isinstance(subfolder, str) and subfolder and is_name(subfolder) and (folder / subfolder).is_dir()
         reading.add_image(name, folder / subfolder / name if nested else folder / name)
         for index, sentence in enumerate(entry["sentences"]):
-            if problem := _first_missing(sentence, {"raw": str}):
+            if problem := first_missing(sentence, {"raw": str}):
                 reading.problems.append(f"{place}.sentences[{index}]: {problem}")
             else:
                 reading.add_caption(name, sentence["raw"], f"{place}.sentences[{index}]")
@@ -94,23 +94,23 @@ def _read_karpathy(root: Path, split: str, captions: Path | None, images: Path |
 def _read_coco(root: Path, split: str, captions: Path | None, images: Path | None) -> Reading:
     if captions is None:
         home = root / "annotations" if (root / "annotations").is_dir() else root
-        captions = _only_file(home, f"captions_{split}*.json", split)
+        captions = only_file(home, f"captions_{split}*.json", split)
     year = captions.stem.removeprefix("captions_")
-    folder = _folder(images, root, year, f"images/{year}", split, f"images/{split}", "images")
-    content = _json(captions)
+    folder = image_folder(images, root, year, f"images/{year}", split, f"images/{split}", "images")
+    content = read_json(captions)
     reading = Reading()
     names: dict[object, str] = {}
-    for number, entry in enumerate(_list(content, "images", captions)):
+    for number, entry in enumerate(list_in(content, "images", captions)):
         place = f"{captions.name}: images[{number}]"
-        problem = _first_missing(entry, {"id": (int, str), "file_name": str})
-        if problem or not _is_name(entry["file_name"]):
+        problem = first_missing(entry, {"id": (int, str), "file_name": str})
+        if problem or not is_name(entry["file_name"]):
             reading.problems.append(f"{place}: {problem or 'file_name is not a plain file name'}")
             continue
         names[entry["id"]] = str(entry["id"])
         reading.add_image(str(entry["id"]), folder / entry["file_name"])
-    for number, entry in enumerate(_list(content, "annotations", captions)):
+    for number, entry in enumerate(list_in(content, "annotations", captions)):
         place = f"{captions.name}: annotations[{number}]"
-        if problem := _first_missing(entry, {"image_id": (int, str), "caption": str}):
+        if problem := first_missing(entry, {"image_id": (int, str), "caption": str}):
             reading.problems.append(f"{place}: {problem}")
         elif entry["image_id"] not in names:
             reading.problems.append(f"{place}: no image has the id {entry['image_id']}")
@@ -126,7 +126,7 @@ LAYOUTS: dict[str, Callable[[Path, str, Path | None, Path | None], Reading]] = {
 }
 
 
-def _folder(given: Path | None, root: Path, *usual: str) -> Path:
+def image_folder(given: Path | None, root: Path, *usual: str) -> Path:
     """The folder of images: the given one, else the first of the usual ones that exists."""
     for folder in (given,) if given is not None else tuple(root / name for name in usual):
         if folder.is_dir():
@@ -135,29 +135,28 @@ def _folder(given: Path | None, root: Path, *usual: str) -> Path:
     raise DataError(f"{tried}: no folder of images; name it with --images")
 
 
-def _only_file(folder: Path, pattern: str, split: str) -> Path:
+def only_file(folder: Path, pattern: str, split: str, option: str = "--captions") -> Path:
+    """The one file of a pattern that a split has; ``option`` is what names it where there is no such."""
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         names = f" ({', '.join(path.name for path in found)})" if found else ""
         raise DataError(
-            f"{folder}: {len(found)} files {pattern}{names} for split {split}, expected one; name it with --captions"
+            f"{folder}: {len(found)} files {pattern}{names} for split {split}, expected one; name it with {option}"
         )
     return found[0]
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
     """Whether ``text`` names a file of the folder of images itself, not one elsewhere."""
     plain = not set(text) & set("/\\\0") and text not in ("", ".", "..")
     return plain and len(text.encode("utf-8", "surrogatepass")) <= 255  # the longest that file systems allow
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, option: str = "--captions") -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); name the file of captions with --captions"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); name the file with {option}") from error
 
 
 def _lines(path: Path, reading: Reading) -> Iterator[tuple[int, str]]:
@@ -170,20 +169,22 @@ def _lines(path: Path, reading: Reading) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r")
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path, option: str = "--captions") -> Any:
+    """The content of a JSON file; ``option`` is what names it where it cannot be read."""
     try:
-        return json.loads(_bytes(path))
+        return json.loads(_bytes(path, option))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file ({error}); fetch it again") from error
 
 
-def _list(content: Any, key: str, path: Path) -> list[Any]:
+def list_in(content: Any, key: str, path: Path, expected: str = "check that --format fits this file") -> list[Any]:
+    """The list that a JSON object holds under a key."""
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise DataError(f"{path}: has no list {key!r}; check that --format fits this file")
+        raise DataError(f"{path}: has no list {key!r}; {expected}")
     return content[key]
 
 
-def _first_missing(entry: Any, expected: dict[str, Any]) -> str | None:
+def first_missing(entry: Any, expected: dict[str, Any]) -> str | None:
     """What is wrong with a JSON object that should have these keys of these types, or None."""
     if not isinstance(entry, dict):
         return "not an object"

@@ -56,7 +56,7 @@ class Dataset:
     def report(self) -> str:
         """One line for people: how much was read and what was skipped."""
         line = f"{len(self.images)} images with {self.captions} captions"
-        return f"{line}; skipped {_summary(self.problems)}" if self.problems else line
+        return f"{line}; skipped {summary(self.problems)}" if self.problems else line
 
 
 def read_dataset(
@@ -89,28 +89,38 @@ def read_dataset(
     """
     if format not in LAYOUTS:
         raise OptionError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
-    part = _SPLIT.match(split)
-    if part is None:
-        raise OptionError(f"split is {split!r}; expected a name such as 'dev', or a part of it such as 'dev[:500]'")
+    name, part = part_of(split)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a dataset of format {format}")
     try:
-        reading = LAYOUTS[format](root, part["name"], captions, images)
+        reading = LAYOUTS[format](root, name, captions, images)
     except DataError:
         if with_images:
             raise
-        reading = LAYOUTS[format](root, part["name"], captions, root)
-    found = _checked(reading, part["name"], with_images)
+        reading = LAYOUTS[format](root, name, captions, root)
+    found = _checked(reading, name, with_images)
     if reading.problems and not skip_bad:
         raise DataError(
-            f"{root}, split {part['name']}: {_summary(reading.problems)}; correct them, or skip them with --skip-bad"
+            f"{root}, split {part['name']}: {summary(reading.problems)}; correct them, or skip them with --skip-bad"
         )
-    start, stop = (int(part[end]) if part[end] else None for end in ("start", "stop"))
-    chosen = found[start:stop]
+    chosen = found[part]
     if not chosen:
-        skipped = f" (skipped {_summary(reading.problems)})" if reading.problems else ""
+        skipped = f" (skipped {summary(reading.problems)})" if reading.problems else ""
         raise DataError(f"{root}: split {split} holds no image of {len(found)} in {part['name']}{skipped}")
     return Dataset(tuple(chosen), tuple(reading.problems))
+
+
+def part_of(split: str) -> tuple[str, slice]:
+    """A split's name, and the part of its images that is meant: ``dev[:500]`` are the first 500 of ``dev``.
+
+    Raises:
+        OptionError: it has another form.
+    """
+    found = _SPLIT.match(split)
+    if found is None:
+        raise OptionError(f"split is {split!r}; expected a name such as 'dev', or a part of it such as 'dev[:500]'")
+    start, stop = (int(found[end]) if found[end] else None for end in ("start", "stop"))
+    return found["name"], slice(start, stop)
 
 
 def leave_out(data: Dataset, bad: Mapping[str, str], where: Path, skip_bad: bool) -> Dataset:
@@ -127,10 +137,10 @@ def leave_out(data: Dataset, bad: Mapping[str, str], where: Path, skip_bad: bool
     """
     found = [bad[image.image_id] for image in data if image.image_id in bad]
     if found and not skip_bad:
-        raise DataError(f"{where}: {_summary(found)}; correct them, or skip them with skip_bad")
+        raise DataError(f"{where}: {summary(found)}; correct them, or skip them with skip_bad")
     left = tuple(image for image in data if image.image_id not in bad)
     if not left:
-        raise DataError(f"{where}: has no good entry for any of {len(data)} images ({_summary(found)})")
+        raise DataError(f"{where}: has no good entry for any of {len(data)} images ({summary(found)})")
     return Dataset(left, (*data.problems, *found))
 
 
@@ -148,7 +158,8 @@ def _checked(reading: Reading, split: str, with_images: bool) -> list[CaptionedI
     return found
 
 
-def _summary(problems: Sequence[str]) -> str:
+def summary(problems: Sequence[str]) -> str:
+    """How many entries are bad, and the first few of them."""
     shown = "; ".join(problems[:_SHOWN])
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return f"{len(problems)} bad {'entry' if len(problems) == 1 else 'entries'}: {shown}{more}"

@@ -55,7 +55,7 @@ class Run(ABC):
     model: nn.Module
 
     def __init__(self, config: Any, folder: Path, fabric: lightning_fabric.Fabric) -> None:
-        self.folder, self.fabric = folder, fabric
+        self.config, self.folder, self.fabric = config, folder, fabric
         self.position = Position()
         self.history: list[dict[str, Any]] = []
         self.average: dict[str, Tensor] = {}
@@ -80,8 +80,16 @@ class Run(ABC):
         """What a checkpoint says of itself."""
 
     @abstractmethod
+    def _run_stage(self, stage: Any, index: int) -> None:
+        """Runs (or goes on with) one stage."""
+
     def run(self) -> Path:
         """Runs (or goes on with) all stages; returns the best checkpoint."""
+        for index in range(self.position.stage, len(self.config.stage)):
+            if index != self.position.stage:
+                self.position = Position(stage=index)
+            self._run_stage(self.config.stage[index], index)
+        return self.folder / "best.safetensors"
 
     # -- the running average ------------------------------------------------------------------------------------------
 
@@ -203,6 +211,28 @@ class Interval:
             return False
         self._last = time.monotonic()
         return True
+
+
+def adamw(tensors: Iterable[tuple[str, Tensor]], stage: Any, backbone: str) -> torch.optim.Optimizer:
+    """AdamW over tensors with their names, with weight decay for matrices alone.
+
+    Its groups have a ``peak``: the stage's ``backbone_learning_rate`` for names that begin with ``backbone``, else its
+    ``learning_rate``.
+    """
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, value in tensors:
+        groups.setdefault((name.startswith(backbone), value.dim() > 1), []).append(value)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": values,
+                "peak": stage.backbone_learning_rate if is_backbone else stage.learning_rate,
+                "weight_decay": stage.weight_decay if matrix else 0.0,
+            }
+            for (is_backbone, matrix), values in groups.items()
+        ],
+        betas=(0.9, 0.98),
+    )
 
 
 def learning_rate(done: int, share: float, warm_up_steps: int, final: float) -> float:

@@ -11,7 +11,6 @@ from typing import Any
 import lightning_fabric
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from camscribe.runtime.errors import DataError
@@ -29,7 +28,7 @@ from camscribe.train.losses import CaptionLoss, Loss, Reward
 from camscribe.train.model import Captioner
 from camscribe.train.readers import Dataset, leave_out, read_dataset
 from camscribe.train.rewards import CaptionReward
-from camscribe.train.run import Interval, Position, Run, learning_rate
+from camscribe.train.run import Interval, Run, adamw, learning_rate
 from camscribe.train.stored_regions import StoredRegions
 from camscribe.train.text import build_vocabulary, words
 
@@ -64,7 +63,7 @@ class Trainer(Run):
 
     def __init__(self, config: Config, folder: Path, fabric: lightning_fabric.Fabric, cache: Path) -> None:
         super().__init__(config, folder, fabric)
-        self.config, self.cache = config, cache
+        self.cache = cache
         _check(config)
         self.train, self.tune = read_split(config.data, config.data.train), read_split(config.data, config.data.tune)
         self.stored = self._read_features(Path(config.data.features)) if config.data.features else None
@@ -105,14 +104,6 @@ class Trainer(Run):
     def _config_of(checkpoint: Checkpoint) -> Config:
         return checkpoint.config
 
-    def run(self) -> Path:
-        """Runs (or goes on with) all stages; returns the best checkpoint."""
-        for index in range(self.position.stage, len(self.config.stage)):
-            if index != self.position.stage:
-                self.position = Position(stage=index)
-            self._run_stage(self.config.stage[index], index)
-        return self.folder / "best.safetensors"
-
     # -- one stage ----------------------------------------------------------------------------------------------------
 
     def _run_stage(self, stage: StageConfig, index: int) -> None:
@@ -126,7 +117,7 @@ class Trainer(Run):
         self.model.decoder.dropout.p = self.config.model.dropout if stage.dropout is None else stage.dropout
         self._start_average()
         loss = CaptionLoss(self.model, trained, self.vocabulary)
-        optimizer = self._optimizer(stage)
+        optimizer = adamw(self._trained_tensors(), stage, "backbone.")
         wrapped, optimizer = self.fabric.setup(loss, optimizer)
         train, tune = self._sources(stage, trained)
         if resumed:
@@ -235,22 +226,6 @@ class Trainer(Run):
         if self.model.backbone is not None:
             for parameter in self.model.backbone.trunk_parameters(trained):
                 parameter.requires_grad_(True)
-
-    def _optimizer(self, stage: StageConfig) -> torch.optim.Optimizer:
-        groups: dict[tuple[bool, bool], list[Tensor]] = {}
-        for name, value in self._trained_tensors():
-            groups.setdefault((name.startswith("backbone."), value.dim() > 1), []).append(value)
-        return torch.optim.AdamW(
-            [
-                {
-                    "params": values,
-                    "peak": stage.backbone_learning_rate if backbone else stage.learning_rate,
-                    "weight_decay": stage.weight_decay if matrix else 0.0,
-                }
-                for (backbone, matrix), values in groups.items()
-            ],
-            betas=(0.9, 0.98),
-        )
 
     def _sources(self, stage: StageConfig, trained: int) -> tuple[Source, Source]:
         if self.stored:

@@ -1,4 +1,4 @@
-"""``camscribe train CONFIG.toml``: trains a captioner or an enhancer, or goes on with an interrupted run.
+"""``camscribe train CONFIG.toml``: trains a captioner, an enhancer or a detector, or goes on with an interrupted run.
 
 More than one process: ``torchrun --nproc-per-node N -m camscribe.train.commands.train CONFIG.toml``.
 """
@@ -16,9 +16,13 @@ from lightning_fabric import Fabric
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import CamscribeError, DataError, OptionError
 from camscribe.train.config import Config, load_config, read_table
+from camscribe.train.detection.config import Config as DetectionConfig
+from camscribe.train.detection.config import load_config as load_detection
 from camscribe.train.run import Run
 from camscribe.train.superres.config import Config as SuperresConfig
 from camscribe.train.superres.config import load_config as load_superres
+
+AnyConfig = Config | SuperresConfig | DetectionConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads of a process (default: all cores)")
     options = parser.parse_args(argv)
-    super_resolution = read_table(options.config).get("task") == "super_resolution"
-    load = load_superres if super_resolution else load_config
-    config = load(options.config, options.set)
+    loaders = {"super_resolution": load_superres, "detection": load_detection}
+    load = loaders.get(str(read_table(options.config).get("task")), load_config)
+    config: AnyConfig = load(options.config, options.set)
     folder = options.out or Path("runs") / options.config.stem
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,15 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = _trainer(config, folder, fabric, options.cache or folder / "cache")
     best = trainer.run()
     if fabric.is_global_zero:
-        print(f"best checkpoint: {best}\nnext: camscribe export {best} --out BUNDLE")
+        print(f"best checkpoint: {best}")
+        if isinstance(config, DetectionConfig):
+            print(f'next: a captioner with encoder = "faster_rcnn", detector = "{config.model.detector}", its weights')
+        else:
+            print(f"next: camscribe export {best} --out BUNDLE")
     return 0
 
 
-def _trainer(config: Config | SuperresConfig, folder: Path, fabric: Fabric, cache: Path) -> Run:
+def _trainer(config: AnyConfig, folder: Path, fabric: Fabric, cache: Path) -> Run:
     if isinstance(config, Config):
         from camscribe.train.trainer import Trainer
 
         return Trainer(config, folder, fabric, cache)
+    if isinstance(config, DetectionConfig):
+        from camscribe.train.detection.trainer import Trainer as DetectionTrainer
+
+        return DetectionTrainer(config, folder, fabric)
     from camscribe.train.superres.trainer import Trainer as SuperresTrainer
 
     return SuperresTrainer(config, folder, fabric)

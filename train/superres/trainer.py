@@ -17,7 +17,7 @@ from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train import figures
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.run import Interval, Position, Run, learning_rate
+from camscribe.train.run import Interval, Run, learning_rate
 from camscribe.train.superres import pictures
 from camscribe.train.superres.adversary import Adversary
 from camscribe.train.superres.config import Config, ModelConfig, StageConfig
@@ -56,7 +56,6 @@ class Trainer(Run):
 
     def __init__(self, config: Config, folder: Path, fabric: lightning_fabric.Fabric) -> None:
         super().__init__(config, folder, fabric)
-        self.config = config
         for stage in config.stage:
             if stage.batch % fabric.world_size:
                 raise OptionError(f"stage {stage.name}: batch is {stage.batch}; expected a multiple of the processes")
@@ -72,14 +71,6 @@ class Trainer(Run):
     @staticmethod
     def _config_of(checkpoint: Checkpoint) -> Config:
         return config_of(checkpoint)
-
-    def run(self) -> Path:
-        """Runs (or goes on with) all stages; returns the best checkpoint."""
-        for index in range(self.position.stage, len(self.config.stage)):
-            if index != self.position.stage:
-                self.position = Position(stage=index)
-            self._run_stage(self.config.stage[index], index)
-        return self.folder / "best.safetensors"
 
     # -- one stage ----------------------------------------------------------------------------------------------------
 
