@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- configuration reference: begin -->\n", "<!-- configuration reference: end -->\n"
+BEGIN, END = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
 CAPTIONING = {
     "Config": "Top level",
     "DataConfig": "`[data]`",
@@ -27,11 +27,23 @@ SUPER_RESOLUTION = {
     "FeaturesConfig": "`[features]`",
     "StageConfig": "`[[stage]]`, once for each stage",
 }
+DETECTION = {
+    "Config": "Detection: top level",
+    "DataConfig": "Detection: `[data]`",
+    "ModelConfig": "Detection: `[model]`",
+    "StageConfig": "Detection: `[[stage]]`, once for each stage",
+}
 REFERENCES = (
-    (ROOT / "docs" / "training.md", ROOT / "train" / "config.py", CAPTIONING),
-    (ROOT / "docs" / "enhance.md", ROOT / "train" / "superres" / "config.py", SUPER_RESOLUTION),
+    (ROOT / "docs" / "training.md", "configuration reference", ROOT / "train" / "config.py", CAPTIONING),
+    (ROOT / "docs" / "training.md", "detection reference", ROOT / "train" / "detection" / "config.py", DETECTION),
+    (
+        ROOT / "docs" / "enhance.md",
+        "configuration reference",
+        ROOT / "train" / "superres" / "config.py",
+        SUPER_RESOLUTION,
+    ),
 )
-"""(document, source, its tables and their titles)."""
+"""(document, name of its section, source, its tables and their titles)."""
 
 
 def reference(source: Path, tables: dict[str, str]) -> str:
@@ -70,6 +82,7 @@ def _kind(annotation: ast.expr) -> str:
     names = {
         "Literal['super_resolution']": '`"super_resolution"`',
         "Literal['captioning']": '`"captioning"`',
+        "Literal['detection']": '`"detection"`',
         "str": "text",
         "int": "whole number",
         "float": "number",
@@ -93,11 +106,12 @@ def _literal(value: ast.expr) -> str:
 def main() -> int:
     """Rewrites or checks the documents; returns the exit status."""
     status = 0
-    for document, source, tables in REFERENCES:
+    for document, name, source, tables in REFERENCES:
         text = document.read_text(encoding="utf-8")
-        head, _, rest = text.partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        wanted = head + BEGIN + "\n" + reference(source, tables) + "\n" + END + tail
+        begin, end = BEGIN.format(name), END.format(name)
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        wanted = head + begin + "\n" + reference(source, tables) + "\n" + end + tail
         if "--check" not in sys.argv[1:]:
             document.write_text(wanted, encoding="utf-8")
         elif wanted != text:

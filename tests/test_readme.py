@@ -89,7 +89,8 @@ def test_the_readme_s_python_runs(block: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_configuration_in_the_training_guide_is_read(tmp_path: Path) -> None:
     config = pytest.importorskip("camscribe.train.config")
-    block, *parts = blocks(REPOSITORY / "docs" / "training.md", "toml")
+    detection = pytest.importorskip("camscribe.train.detection.config")
+    block, *parts, boxes = blocks(REPOSITORY / "docs" / "training.md", "toml")
     (tmp_path / "my.toml").write_text(block, encoding="utf-8")
     assert len(config.load_config(tmp_path / "my.toml").stage) == 3
     # Of each encoder what differs is shown.
@@ -100,6 +101,8 @@ def test_the_configuration_in_the_training_guide_is_read(tmp_path: Path) -> None
         (tmp_path / "my.toml").write_text(whole, encoding="utf-8")
         encoders.append(config.load_config(tmp_path / "my.toml").model.encoder)
     assert encoders == ["regions", "faster_rcnn", "features"]
+    (tmp_path / "boxes.toml").write_text(boxes, encoding="utf-8")
+    assert len(detection.load_config(tmp_path / "boxes.toml").stage) == 2
 
 
 def test_the_configuration_reference_is_what_the_code_says() -> None:

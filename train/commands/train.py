@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -23,6 +23,11 @@ from camscribe.train.superres.config import Config as SuperresConfig
 from camscribe.train.superres.config import load_config as load_superres
 
 AnyConfig = Config | SuperresConfig | DetectionConfig
+LOADERS: dict[str, Callable[[Path, Sequence[str]], AnyConfig]] = {
+    "captioning": load_config,
+    "super_resolution": load_superres,
+    "detection": load_detection,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads of a process (default: all cores)")
     options = parser.parse_args(argv)
-    loaders = {"super_resolution": load_superres, "detection": load_detection}
-    load = loaders.get(str(read_table(options.config).get("task")), load_config)
-    config: AnyConfig = load(options.config, options.set)
+    task = read_table(options.config).get("task", "captioning")
+    if task not in LOADERS:
+        raise DataError(f"{options.config}: task is {task!r}; expected one of {', '.join(LOADERS)}")
+    config = LOADERS[task](options.config, options.set)
     folder = options.out or Path("runs") / options.config.stem
     try:
         folder.mkdir(parents=True, exist_ok=True)

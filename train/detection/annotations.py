@@ -20,7 +20,7 @@ _FARTHEST = 1e6
 _EXPECTED = "expected COCO's instances JSON: images, annotations, categories"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box:
     """One thing in an image."""
 
@@ -140,7 +140,7 @@ def check_splits(train: Annotations, tune: Annotations) -> None:
     for name, data in (("train", train), ("tune", tune)):
         if not data.boxes:
             raise DataError(f"data: {name} has no box in {len(data.images)} images; expected annotations of some")
-    new = sorted({box.name for box in tune.boxes} - set(train.classes))
+    new = sorted({box.name for image in tune.images for box in image.boxes} - set(train.classes))
     if new:
         raise DataError(f"data: tune has {len(new)} classes that train has not ({', '.join(new[:5])}); expected none")
 

@@ -34,7 +34,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The detector. A captioner that takes it has the same ``detector``, and best the same size and ``fit``."""
+    """The detector. A captioner that takes it has the same, and best of the same size and fit."""
 
     detector: str = "fasterrcnn_mobilenet_v3_large_320_fpn"
     """One of torchvision's ``fasterrcnn_*`` models."""
@@ -65,6 +65,8 @@ class StageConfig:
     parts, of a MobileNetV3 17; what stands behind it always is. Batch norms never are."""
     batch: int = 8
     """Images a step, over all processes."""
+    samples: int = 512
+    """Most proposals of an image that the head learns from; fewer are quicker."""
     learning_rate: float = 1e-4
     """Peak, of everything but the backbone (AdamW; linear warm-up, then a cosine down to ``final_learning_rate``)."""
     backbone_learning_rate: float = 1e-5
@@ -75,8 +77,8 @@ class StageConfig:
     """Steps over which the learning rate rises from 0."""
     weight_decay: float = 1e-4
     """AdamW's, of matrices only; 0 switches it off."""
-    attribute_weight: float = 1.0
-    """Weight of the attributes' loss beside torchvision's four; 0 switches it off."""
+    attribute_weight: float = 0.5
+    """Weight of the attributes' loss beside torchvision's four, as in the paper's code; 0 switches it off."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient; 0 switches it off."""
     average_decay: float = 0.998
@@ -139,7 +141,7 @@ def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
             expected = f"a multiple of {least}" if least > 1 else "1 or more"
             problems.append(f"model: {name} is {value}; expected {expected}")
     for stage in config.stage:
-        for name, least in (("epochs", 1), ("batch", 1), ("variants", 1)):
+        for name, least in (("epochs", 1), ("batch", 1), ("samples", 1), ("variants", 1)):
             if getattr(stage, name) < least:
                 problems.append(f"stage {stage.name}: {name} is {getattr(stage, name)}; expected {least} or more")
         if stage.variants > 2:

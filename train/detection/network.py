@@ -35,6 +35,7 @@ class AttributeHead(nn.Module):
     def __init__(self, width: int, classes: int, attributes: int, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(classes + 1, config.embedding_width)
+        nn.init.normal_(self.embedding.weight, std=0.01)  # as there
         self.hidden = nn.Linear(width + config.embedding_width, config.attribute_width)
         self.output = nn.Linear(config.attribute_width, attributes + 1)
 

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import Tensor
 
 from camscribe.train import figures
 from camscribe.train.detection.scenes import Names, Scenes, Targets
@@ -72,11 +71,8 @@ def _detections(panel: Axes, found: Detections, names: Names) -> None:
 
 def _words(found: Detections, index: int, names: Names) -> str:
     words = [names.classes[int(found["labels"][index]) - 1], f"{float(found['scores'][index]):.2f}"]
-    told: Tensor | None = found.get("attributes")
-    if told is not None:
-        best = int(told[index].argmax())
-        if best < len(names.attributes):
-            words.insert(0, names.attributes[best])
+    if "attributes" in found and int(found["attributes"][index]) < len(names.attributes):
+        words.insert(0, names.attributes[int(found["attributes"][index])])
     return " ".join(words)
 
 

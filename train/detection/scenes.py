@@ -46,28 +46,31 @@ class Scenes:
         self._attributes = {name: number for number, name in enumerate(names.attributes)}
         self._pool = ThreadPoolExecutor(max_workers=4)
 
-    def batch(self, indices: Sequence[int], variants: Sequence[int]) -> tuple[list[Tensor], list[Targets]]:
-        """Images float32 [3, H, W] in 0..1, the odd variants mirrored, and what is in them.
+    def batch(
+        self, indices: Sequence[int], variants: Sequence[int], crowds: bool = False
+    ) -> tuple[list[Tensor], list[Targets]]:
+        """Images float32 [3, H, W] in 0..1, the odd variants mirrored, and what is in them, with ``crowds`` or without.
 
         Raises:
             SourceError: an image cannot be read.
             DataError: an image has another size than its annotations say.
         """
         seen = list(self._pool.map(self._read, indices, variants))
-        return seen, [self.targets(*each) for each in zip(indices, variants, strict=True)]
+        return seen, [self.targets(*each, crowds) for each in zip(indices, variants, strict=True)]
 
-    def targets(self, index: int, variant: int = 0) -> Targets:
+    def targets(self, index: int, variant: int = 0, crowds: bool = False) -> Targets:
         """What is in one image. Of a box that the centre cut off what is left counts, if it is a pixel in each axis."""
         image, mirrored = self.data[index], is_flipped(variant)
         top, left, rows, columns = pixels.visible_box(image.height, image.width, self.spec)
         size = np.array([self.spec.width, self.spec.height] * 2, np.float32)
-        corners = np.array([box.corners for box in image.boxes], np.float32).reshape(-1, 4)
+        boxes = [box for box in image.boxes if crowds or not box.crowd]
+        corners = np.array([box.corners for box in boxes], np.float32).reshape(-1, 4)
         corners = (corners - [left, top, left, top]) / [columns, rows, columns, rows] * size
         corners = corners.clip(0, size).astype(np.float32)
         if mirrored:
             corners[:, [0, 2]] = self.spec.width - corners[:, [2, 0]]
         large = ((corners[:, 2:] - corners[:, :2]) >= 1).all(axis=1)
-        boxes = [box for box, kept in zip(image.boxes, large, strict=True) if kept]
+        boxes = [box for box, kept in zip(boxes, large, strict=True) if kept]
         labels = [self._classes[_named(box.name, self._classes, mirrored)] for box in boxes]
         attributes = [self._shares(box.attributes, mirrored) for box in boxes]
         return {

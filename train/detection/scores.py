@@ -13,8 +13,8 @@ from torch import Tensor
 from camscribe.train.detection.scenes import Targets
 
 Detections = dict[str, Tensor]
-"""``boxes`` [N, 4], ``labels`` [N] and ``scores`` [N]; ``attributes`` and ``true_attributes`` with a network that tells
-them."""
+"""``boxes`` [N, 4], ``labels`` [N] and ``scores`` [N], and of a network that tells attributes the likeliest,
+``attributes`` [N]."""
 OVERLAP = 0.5
 """Intersection over union from which a detection is right."""
 _MOST = 100
@@ -55,17 +55,17 @@ def mean_average_precision(truth: Sequence[Targets], found: Sequence[Detections]
     return float(seen.mean()) if seen.size else 0.0
 
 
-def attribute_share(truth: Sequence[Targets], found: Sequence[Detections]) -> float | None:
-    """The share of boxes with attributes of which the likeliest is one; "no attributes" is none. The true box and class
-    are given, so that it says nothing of the detector. None where no box has attributes."""
-    right = []
-    for wanted, each in zip(truth, found, strict=True):
-        shares = wanted["attributes"]
-        has = (shares[:, :-1].sum(dim=1) > 0) & ~wanted["crowd"]
-        if has.any():
-            best = each["true_attributes"].to(shares.device).argmax(dim=1, keepdim=True)
-            right += (shares.gather(1, best).squeeze(1)[has] > 0).tolist()
-    return float(np.mean(right)) if right else None
+def right_attributes(truth: Targets, told: Tensor) -> list[bool]:
+    """For each box of an image that has attributes, whether the likeliest is one of them; "no attributes" is none.
+
+    Args:
+        truth: what is in the image.
+        told: log-probabilities [N, A + 1] of its boxes, the true box and class given: they say nothing of the detector.
+    """
+    shares = truth["attributes"]
+    has = (shares[:, :-1].sum(dim=1) > 0) & ~truth["crowd"]
+    right: list[bool] = (shares.gather(1, told.argmax(dim=1, keepdim=True)).squeeze(1)[has] > 0).tolist()
+    return right
 
 
 def _entries(image: int, each: dict[str, Tensor]) -> Iterator[dict[str, Any]]:

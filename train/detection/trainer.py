@@ -23,7 +23,7 @@ from camscribe.train.detection.annotations import attribute_names, check_splits,
 from camscribe.train.detection.config import Config, StageConfig, from_dict
 from camscribe.train.detection.network import build_detector, train_backbone
 from camscribe.train.detection.scenes import Names, Scenes, Targets
-from camscribe.train.detection.scores import Detections, attribute_share, mean_average_precision
+from camscribe.train.detection.scores import Detections, mean_average_precision, right_attributes
 from camscribe.train.run import Interval, Run, adamw, learning_rate
 
 
@@ -83,6 +83,7 @@ class Trainer(Run):
         elif index:
             self.model.load_state_dict(Checkpoint.load(self._stage_file(index - 1)).of("model."))
         train_backbone(self.model, stage.trained_backbone_stages)
+        self.model.roi_heads.fg_bg_sampler.batch_size_per_image = stage.samples
         self._start_average()
         optimizer: Any = adamw(self._trained_tensors(), stage, "backbone.body.")
         wrapped, optimizer = self.fabric.setup(self.model, optimizer)
@@ -132,7 +133,7 @@ class Trainer(Run):
 
     def _step(self, stage: StageConfig, network: Any, optimizer: Any, item: Order) -> dict[str, float]:
         images, targets = self._on_device(*self.train.batch(item.indices, item.variants))
-        losses: dict[str, Tensor] = network(images, [_without_crowds(each) for each in targets])
+        losses: dict[str, Tensor] = network(images, targets)
         weights = {"loss_attributes": stage.attribute_weight}
         loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
         self.fabric.backward(loss)
@@ -157,9 +158,9 @@ class Trainer(Run):
             return
         weights = {name: value.detach().clone() for name, value in self._trained_tensors()}
         self._put(self.average)
-        truth, found = self._detect(stage.batch)
+        truth, found, right = self._detect(stage.batch)
         score = mean_average_precision(truth, found, len(self.names.classes))
-        named = attribute_share(truth, found) if self.names.attributes else None
+        named = float(np.mean(right)) if right else None
         scores = {"tune_map50": score, **({} if named is None else {"tune_attributes": named})}
         self._record({"stage": stage.name, "epoch": self.position.epoch + 1, **scores})
         attributes = "" if named is None else f", {100 * named:.1f} % of attributes right"
@@ -178,18 +179,23 @@ class Trainer(Run):
         figures.curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
 
     @torch.no_grad()
-    def _detect(self, batch: int) -> tuple[list[Targets], list[Detections]]:
-        """What is in the tuning images, and what the network finds there."""
+    def _detect(self, batch: int) -> tuple[list[Targets], list[Detections], list[bool]]:
+        """What is in the tuning images, what the network finds there, and which attributes of true boxes it has right.
+        Of attributes no more is kept: there may be hundreds for each box."""
         self.model.eval()
         truth: list[Targets] = []
         found: list[Detections] = []
+        right: list[bool] = []
         for first in range(0, len(self.tune.data), batch):
             rows = range(first, min(first + batch, len(self.tune.data)))
-            images, targets = self._on_device(*self.tune.batch(rows, [0] * len(rows)))
-            made = self.model(images, targets)
-            found += [{name: value.cpu() for name, value in each.items()} for each in made]
-            truth += [{name: value.cpu() for name, value in each.items()} for each in targets]
-        return truth, found
+            images, targets = self._on_device(*self.tune.batch(rows, [0] * len(rows), crowds=True))
+            for made, target in zip(self.model(images, targets), targets, strict=True):
+                if self.names.attributes:
+                    right += right_attributes(target, made.pop("true_attributes"))
+                    made["attributes"] = made["attributes"].argmax(dim=1)
+                found.append({name: value.cpu() for name, value in made.items()})
+                truth.append({name: target[name].cpu() for name in ("boxes", "labels", "crowd")})
+        return truth, found, right
 
     def _meta(self) -> dict[str, Any]:
         return {
@@ -233,8 +239,3 @@ def check_same(checkpoint: Checkpoint, config: Config, names: Names, where: str)
                 f"{where}: knows {len(found)} {what}, the annotations have {len(wanted)} (different: "
                 f"{', '.join(other[:5]) or 'their order'}); expected the same, or name it as weights instead of start"
             )
-
-
-def _without_crowds(targets: Targets) -> Targets:
-    single = ~targets["crowd"]
-    return {name: value[single] for name, value in targets.items()}
