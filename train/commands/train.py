@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda, ... (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads of a process (default: all cores)")
     options = parser.parse_args(argv)
-    task = read_table(options.config).get("task", "captioning")
+    task = str(read_table(options.config).get("task", "captioning"))
     if task not in LOADERS:
         raise DataError(f"{options.config}: task is {task!r}; expected one of {', '.join(LOADERS)}")
     config = LOADERS[task](options.config, options.set)

@@ -97,7 +97,7 @@ class Scenes:
                 f"{image.path}: is {seen.shape[1]}x{seen.shape[0]}; its annotations are of {image.width}x{image.height}"
             )
         seen = pixels.reduce(seen, self.spec)
-        seen = np.ascontiguousarray(seen[:, ::-1] if is_flipped(variant) else seen)
+        seen = np.array(seen[:, ::-1] if is_flipped(variant) else seen)  # of its own: an image may be read-only
         return torch.from_numpy(seen).permute(2, 0, 1).float().div_(255)
 
 

@@ -136,15 +136,14 @@ class Trainer(Run):
         losses: dict[str, Tensor] = network(images, targets)
         weights = {"loss_attributes": stage.attribute_weight}
         loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+        if not torch.isfinite(loss):
+            raise DataError(f"stage {stage.name}: the loss is {float(loss)}; lower its learning_rate")
         self.fabric.backward(loss)
         if stage.gradient_clip:
             self.fabric.clip_gradients(network, optimizer, max_norm=stage.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        made = {name: float(value.detach()) for name, value in {"loss": loss, **losses}.items()}
-        if not np.isfinite(made["loss"]):
-            raise DataError(f"stage {stage.name}: the loss is {made['loss']}; lower its learning_rate")
-        return made
+        return {name: float(value.detach()) for name, value in {"loss": loss, **losses}.items()}
 
     def _on_device(self, images: list[Tensor], targets: list[Targets]) -> tuple[list[Tensor], list[Targets]]:
         device = self.fabric.device

@@ -42,8 +42,8 @@ attribute_width = 32
 
 [[stage]]
 name = "heads"
-epochs = 22
-batch = 8
+epochs = 7
+batch = 2
 samples = 64
 trained_backbone_stages = 2
 learning_rate = 4e-3
@@ -183,6 +183,8 @@ def test_a_killed_run_resumes_exactly(
 ) -> None:
     second = {**STAGE, "name": "second", "epochs": 1, "trained_backbone_stages": 1}
     config = _config(scenes, STAGE, second, checkpoint_seconds=0)
+    for drawn in ("figures.curves", "pictures.sheet"):  # what takes the most time here, and is no part of it
+        monkeypatch.setattr(f"camscribe.train.detection.trainer.{drawn}", lambda *_: None)
     _trainer(config, tmp_path / "whole").run()
     steps = 0
     original = Trainer._update_average
