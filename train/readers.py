@@ -101,12 +101,12 @@ def read_dataset(
     found = _checked(reading, name, with_images)
     if reading.problems and not skip_bad:
         raise DataError(
-            f"{root}, split {part['name']}: {summary(reading.problems)}; correct them, or skip them with --skip-bad"
+            f"{root}, split {name}: {summary(reading.problems)}; correct them, or skip them with --skip-bad"
         )
     chosen = found[part]
     if not chosen:
         skipped = f" (skipped {summary(reading.problems)})" if reading.problems else ""
-        raise DataError(f"{root}: split {split} holds no image of {len(found)} in {part['name']}{skipped}")
+        raise DataError(f"{root}: split {split} holds no image of {len(found)} in {name}{skipped}")
     return Dataset(tuple(chosen), tuple(reading.problems))
 
 

@@ -137,7 +137,7 @@ class Trainer(Run):
         weights = {"loss_attributes": stage.attribute_weight}
         loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
         if not torch.isfinite(loss):
-            raise DataError(f"stage {stage.name}: the loss is {float(loss)}; lower its learning_rate")
+            raise DataError(f"stage {stage.name}: the loss is {float(loss.detach())}; lower its learning_rate")
         self.fabric.backward(loss)
         if stage.gradient_clip:
             self.fabric.clip_gradients(network, optimizer, max_norm=stage.gradient_clip)
