@@ -40,7 +40,8 @@ class ModelConfig:
     """One of torchvision's ``fasterrcnn_*`` models."""
     weights: str = "torchvision"
     """To start from, but for the last layer, whose classes are the annotations': ``torchvision`` (downloads), ``none``
-    (random), a file in torchvision's names, or a checkpoint of camscribe's with the same detector."""
+    (random, with batch norms from a few training images), a file in torchvision's names, or a checkpoint of camscribe's
+    with the same detector."""
     image_height: int = 320
     """Rows of the detector's input, pixels; a multiple of 32."""
     image_width: int = 320

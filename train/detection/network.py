@@ -124,18 +124,27 @@ class AttributeRoIHeads(RoIHeads):  # type: ignore[misc]
         return parts
 
 
-def build_detector(config: ModelConfig, names: Names, weights: str) -> FasterRCNN:
+def build_detector(
+    config: ModelConfig, names: Names, weights: str, images: Sequence[Tensor] | None = None
+) -> FasterRCNN:
     """The network to train, in torchvision's names and with what tells attributes where there are some.
 
     Args:
         config: its table of the configuration.
         names: classes and attributes.
         weights: in place of the configuration's.
+        images: float32 [3, H, W] in 0..1, from which the statistics of random batch norms are taken: without, the
+            signal of a deep backbone dies out before its end.
 
     Raises:
         DataError: torchvision has no such detector, or its weights cannot be read or do not fit.
     """
     network = read_network(config.detector, weights)
+    # Images have the input's size already.
+    network.transform.min_size = (min(config.image_height, config.image_width),)
+    network.transform.max_size = max(config.image_height, config.image_width)
+    if images and weights == "none":
+        _settle_norms(network, images)
     _freeze_norms(network)
     heads: Any = network.roi_heads
     width = heads.box_predictor.cls_score.in_features
@@ -143,9 +152,6 @@ def build_detector(config: ModelConfig, names: Names, weights: str) -> FasterRCN
     if names.attributes:
         head = AttributeHead(width, len(names.classes), len(names.attributes), config)
         network.roi_heads = AttributeRoIHeads(heads, head)
-    # Images have the input's size already.
-    network.transform.min_size = (min(config.image_height, config.image_width),)
-    network.transform.max_size = max(config.image_height, config.image_width)
     return network
 
 
@@ -161,6 +167,15 @@ def train_backbone(network: FasterRCNN, trained: int) -> None:
     network.requires_grad_(True)
     for stage in stages[: len(stages) - trained]:
         stage.requires_grad_(False)
+
+
+@torch.no_grad()
+def _settle_norms(network: FasterRCNN, images: Sequence[Tensor]) -> None:
+    for module in network.backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # a mean of what it sees
+    seen, _ = network.eval().transform(list(images))
+    network.backbone.train()(seen.tensors)
 
 
 def _freeze_norms(module: nn.Module) -> None:

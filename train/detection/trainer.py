@@ -26,6 +26,9 @@ from camscribe.train.detection.scenes import Names, Scenes, Targets
 from camscribe.train.detection.scores import Detections, mean_average_precision, right_attributes
 from camscribe.train.run import Interval, Run, adamw, learning_rate
 
+_SETTLING = 16
+"""Training images from which the statistics of random batch norms are taken."""
+
 
 class Trainer(Run):
     """Trains a detector.
@@ -66,8 +69,12 @@ class Trainer(Run):
             check_same(start, config, self.names, config.start)
             self.model = build_detector(config.model, self.names, "none")
             self.model.load_state_dict({**start.of("model."), **start.of("average.")})
+        elif self._resumed:
+            self.model = build_detector(config.model, self.names, "none")
         else:
-            self.model = build_detector(config.model, self.names, "none" if self._resumed else config.model.weights)
+            some = range(min(_SETTLING, len(self.train.data))) if config.model.weights == "none" else ()
+            images, _ = self.train.batch(some, [0] * len(some))
+            self.model = build_detector(config.model, self.names, config.model.weights, images)
         self.model.to(fabric.device)
 
     @staticmethod

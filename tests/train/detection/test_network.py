@@ -100,7 +100,11 @@ def test_images_without_boxes_are_trained_on() -> None:
 
 def test_a_real_detector_trains_and_its_checkpoint_is_read(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    network = build_detector(replace(CONFIG, detector=REAL), NAMES, "none")
+    some = [torch.rand(3, SIDE, SIDE) for _ in range(2)]
+    network = build_detector(replace(CONFIG, detector=REAL), NAMES, "none", some)
+    with torch.no_grad():
+        listed, _ = network.eval().transform(some)
+        assert all(value.std() > 0.01 for value in network.backbone(listed.tensors).values())
     network.roi_heads.fg_bg_sampler.batch_size_per_image = 16
     train_backbone(network, 2)
     assert not any(value.requires_grad for value in network.backbone.body["0"].parameters())
@@ -122,7 +126,11 @@ def test_a_real_detector_trains_and_its_checkpoint_is_read(tmp_path: Path) -> No
         listed, _ = network.eval().transform([images[0].permute(2, 0, 1) / 255])
         for name, value in network.backbone(listed.tensors).items():
             torch.testing.assert_close(mine.maps(images)[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()))
-    for name in ("roi_heads.box_predictor.cls_score.weight", "roi_heads.box_head.fc7.bias", "rpn.head.bbox_pred.weight"):
+    for name in (
+        "roi_heads.box_predictor.cls_score.weight",
+        "roi_heads.box_head.fc7.bias",
+        "rpn.head.bbox_pred.weight",
+    ):
         assert torch.equal(mine.network.state_dict()[name], network.state_dict()[name])
 
 
