@@ -45,22 +45,25 @@ def sheet(scenes: Scenes, truth: list[Targets], found: list[Detections], out: Pa
         panel.imshow(image.permute(1, 2, 0).numpy())
         for corners in truth[row]["boxes"].tolist():
             _outline(panel, corners, "white", 1.0, "dotted")
-        _detections(panel, found[row], scenes.names)
+        _detections(panel, found[row], scenes.names, scenes.spec.width)
     figures.save(figure, out)
 
 
-def _detections(panel: Axes, found: Detections, names: Names) -> None:
+def _detections(panel: Axes, found: Detections, names: Names, width: int) -> None:
     shown = [index for index, score in enumerate(found["scores"].tolist()) if score >= _LEAST][:_MOST]
     for index in shown:
         label = int(found["labels"][index])
         colour = _COLOURS[(label - 1) % len(_COLOURS)]
         corners = found["boxes"][index].tolist()
         _outline(panel, corners, colour, 1.8, "solid")
+        # Words of a box on the right begin at its right corner, so that they stay in the picture.
+        right = corners[0] > 0.6 * width
         panel.annotate(
             _words(found, index, names),
-            (max(corners[0], 0), max(corners[1], 0)),
-            xytext=(1.5, -1.5),
+            (corners[2 if right else 0] - 0.5, corners[1] - 0.5),
+            xytext=(-1.5 if right else 1.5, -1.5),
             textcoords="offset points",
+            ha="right" if right else "left",
             va="top",
             fontsize=7,
             color="white",

@@ -23,7 +23,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 SIDE = 96
 TINY = "fasterrcnn_tiny"
 COLOURS = {"red": (225, 40, 40), "green": (30, 190, 60), "blue": (40, 80, 235)}
-SHAPES = ("square", "disc")
+SHAPES = ("square", "ring")
 
 
 def tiny(*, weights: Any = None, weights_backbone: Any = None) -> FasterRCNN:
@@ -69,7 +69,10 @@ def draw(random: np.random.Generator) -> tuple[Image.Image, list[tuple[str, str,
         left = half * SIDE // 2 + int(random.integers(0, SIDE // 2 - side + 1))
         top = int(random.integers(0, SIDE - side + 1))
         corners = (left, top, left + side - 1, top + side - 1)
-        (pen.rectangle if shape == "square" else pen.ellipse)(corners, fill=COLOURS[colour])
+        if shape == "square":
+            pen.rectangle(corners, fill=COLOURS[colour])
+        else:
+            pen.ellipse(corners, outline=COLOURS[colour], width=9)
         things.append((shape, colour, (left, top, side, side)))
     return picture, things
 
@@ -96,7 +99,7 @@ def write_split(root: Path, split: str, count: int, seed: int) -> dict[str, Any]
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set in COCO's layout."""
     root = tmp_path_factory.mktemp("scenes")
-    for split, count in (("train", 24), ("val", 8)):
+    for split, count in (("train", 40), ("val", 8)):
         content = write_split(root, split, count, seed=count)
         (root / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
     return root

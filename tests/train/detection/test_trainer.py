@@ -42,7 +42,7 @@ attribute_width = 32
 
 [[stage]]
 name = "heads"
-epochs = 8
+epochs = 5
 batch = 2
 samples = 64
 trained_backbone_stages = 2
@@ -58,7 +58,7 @@ def _config(scenes: Path, *stages: dict[str, Any], model: dict[str, Any] | None 
     return from_dict(
         {
             "task": "detection",
-            "data": {"root": str(scenes)},
+            "data": {"root": str(scenes), "train": "train[:24]"},
             "model": {**MODEL, **WIDTHS, **(model or {})},
             "stage": list(stages) or [STAGE],
             **rest,
@@ -94,14 +94,14 @@ def test_a_small_set_is_learnt(learnt: Path) -> None:
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
     assert steps[-1]["loss_attributes"] < 0.5 * steps[0]["loss_attributes"]
     best = max((entry for entry in _history(learnt) if "tune_map50" in entry), key=lambda entry: entry["tune_map50"])
-    assert best["tune_map50"] > 0.6
+    assert best["tune_map50"] > 0.7
     assert best["tune_attributes"] > 0.8
     for name in ("curves.png", "samples.png"):
         with Image.open(learnt / name) as picture:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 50
     kept = Checkpoint.load(learnt / "best.safetensors")
     assert kept.task == "detection"
-    assert kept.meta["classes"] == ["square", "disc"]
+    assert kept.meta["classes"] == ["square", "ring"]
     assert kept.meta["attributes"] == ["blue", "green", "red"]
     assert kept.meta["config"]["seed"] == 3
 
