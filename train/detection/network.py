@@ -124,6 +124,26 @@ class AttributeRoIHeads(RoIHeads):  # type: ignore[misc]
         return parts
 
 
+class Batch:
+    """Images and targets as one thing, into which mixed precision does not look: in half of it boxes lose pixels."""
+
+    def __init__(self, images: list[Tensor], targets: list[Targets]) -> None:
+        self.images, self.targets = images, targets
+
+
+class DetectionLoss(nn.Module):
+    """What a step computes: torchvision's losses, and that of attributes where the network has some."""
+
+    def __init__(self, network: FasterRCNN) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses by torchvision's names."""
+        losses: dict[str, Tensor] = self.network(batch.images, batch.targets)
+        return losses
+
+
 def build_detector(
     config: ModelConfig, names: Names, weights: str, images: Sequence[Tensor] | None = None
 ) -> FasterRCNN:

@@ -21,7 +21,7 @@ from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.detection import pictures
 from camscribe.train.detection.annotations import attribute_names, check_splits, read_annotations
 from camscribe.train.detection.config import Config, StageConfig, from_dict
-from camscribe.train.detection.network import build_detector, train_backbone
+from camscribe.train.detection.network import Batch, DetectionLoss, build_detector, train_backbone
 from camscribe.train.detection.scenes import Names, Scenes, Targets
 from camscribe.train.detection.scores import Detections, mean_average_precision, right_attributes
 from camscribe.train.run import Interval, Run, adamw, learning_rate
@@ -93,13 +93,13 @@ class Trainer(Run):
         self.model.roi_heads.fg_bg_sampler.batch_size_per_image = stage.samples
         self._start_average()
         optimizer: Any = adamw(self._trained_tensors(), stage, "backbone.body.")
-        wrapped, optimizer = self.fabric.setup(self.model, optimizer)
+        loss, optimizer = self.fabric.setup(DetectionLoss(self.model), optimizer)
         if resumed:
             self._restore(resumed, {"optimizer": optimizer})
         saver = Interval(self.config.checkpoint_seconds)
         for epoch in range(self.position.epoch, stage.epochs):
             self.position.epoch = epoch
-            self._run_epoch(stage, index, wrapped, optimizer, saver)
+            self._run_epoch(stage, index, loss, optimizer, saver)
             self._validate(stage, index)
             self.position.epoch, self.position.step = epoch + 1, 0
             self._save({"optimizer": optimizer})
@@ -108,7 +108,7 @@ class Trainer(Run):
                 break
         self.fabric.barrier()
 
-    def _run_epoch(self, stage: StageConfig, index: int, network: Any, optimizer: Any, saver: Interval) -> None:
+    def _run_epoch(self, stage: StageConfig, index: int, loss: Any, optimizer: Any, saver: Interval) -> None:
         fabric, position = self.fabric, self.position
         images = len(self.train.data)
         total = steps_of(images, stage.batch, fabric.world_size)
@@ -127,7 +127,7 @@ class Trainer(Run):
                 )
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * rate
-                logged.append(self._step(stage, network, optimizer, item))
+                logged.append(self._step(stage, loss, optimizer, item))
                 self._update_average(stage.average_decay, done)
                 position.step = item.step + 1
                 bar.update(position.step, f"loss {logged[-1]['loss']:.3f}")
@@ -138,19 +138,18 @@ class Trainer(Run):
         if logged:
             self._log(stage.name, logged, began, stage.batch, stage.learning_rate * rate)
 
-    def _step(self, stage: StageConfig, network: Any, optimizer: Any, item: Order) -> dict[str, float]:
-        images, targets = self._on_device(*self.train.batch(item.indices, item.variants))
-        losses: dict[str, Tensor] = network(images, targets)
+    def _step(self, stage: StageConfig, loss: Any, optimizer: Any, item: Order) -> dict[str, float]:
+        losses: dict[str, Tensor] = loss(Batch(*self._on_device(*self.train.batch(item.indices, item.variants))))
         weights = {"loss_attributes": stage.attribute_weight}
-        loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
-        if not torch.isfinite(loss):
-            raise DataError(f"stage {stage.name}: the loss is {float(loss.detach())}; lower its learning_rate")
-        self.fabric.backward(loss)
+        total = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+        if not torch.isfinite(total):
+            raise DataError(f"stage {stage.name}: the loss is {float(total.detach())}; lower its learning_rate")
+        self.fabric.backward(total)
         if stage.gradient_clip:
-            self.fabric.clip_gradients(network, optimizer, max_norm=stage.gradient_clip)
+            self.fabric.clip_gradients(loss, optimizer, max_norm=stage.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return {name: float(value.detach()) for name, value in {"loss": loss, **losses}.items()}
+        return {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}
 
     def _on_device(self, images: list[Tensor], targets: list[Targets]) -> tuple[list[Tensor], list[Targets]]:
         device = self.fabric.device

@@ -68,7 +68,7 @@ def _config(scenes: Path, *stages: dict[str, Any], model: dict[str, Any] | None 
 
 def _trainer(config: Config, folder: Path) -> Trainer:
     folder.mkdir(exist_ok=True, parents=True)
-    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1, precision=config.precision)
     fabric.launch()
     return Trainer(config, folder, fabric)
 
@@ -208,8 +208,10 @@ def test_a_killed_run_resumes_exactly(
         assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
-def test_classes_without_attributes_are_trained_alone(scenes: Path, tmp_path: Path) -> None:
-    config = _config(scenes, {**STAGE, "epochs": 1})
+def test_classes_without_attributes_are_trained_alone_and_mixed_precision_leaves_boxes_whole(
+    scenes: Path, tmp_path: Path
+) -> None:
+    config = _config(scenes, {**STAGE, "epochs": 1}, precision="bf16-mixed")
     config = replace(config, data=replace(config.data, min_count=1000))
     trainer = _trainer(config, tmp_path)
     kept = Checkpoint.load(trainer.run())
