@@ -80,7 +80,8 @@ class Checkpoint:
             DataError: the checkpoint is of another task.
         """
         if self.task != "captioning":
-            raise DataError(f"checkpoint is of task {self.task}; expected a captioner's")
+            hint = ' (a captioner with encoder = "faster_rcnn" takes it as weights)' if self.task == "detection" else ""
+            raise DataError(f"checkpoint is of task {self.task}; expected a captioner's{hint}")
         return from_dict(self.meta["config"], where="checkpoint's configuration")
 
     @property

@@ -30,14 +30,20 @@ def read_network(name: str, weights: str) -> FasterRCNN:
             classes: safetensors, PyTorch's own without pickled code, or a checkpoint of camscribe's.
 
     Raises:
-        DataError: torchvision has no such model, or the file cannot be read or does not fit.
+        DataError: torchvision has no such model, or the weights cannot be downloaded, be read, or do not fit.
     """
     known = torchvision.models.list_models(torchvision.models.detection, include="fasterrcnn_*")
     if name not in known:
         raise DataError(f"detector {name!r}: is no Faster R-CNN of torchvision's; expected one of {', '.join(known)}")
     builder = torchvision.models.get_model_builder(name)
     if weights == "torchvision":
-        trained: FasterRCNN = builder(weights="DEFAULT")
+        try:
+            trained: FasterRCNN = builder(weights="DEFAULT")
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error
+            raise DataError(
+                f"detector {name!r}: torchvision's weights cannot be downloaded ({reason}); name a file in weights"
+            ) from error
         return trained
     made: FasterRCNN = builder(weights=None, weights_backbone=None)
     for module in made.backbone.modules():

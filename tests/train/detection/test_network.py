@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -132,6 +133,15 @@ def test_a_real_detector_trains_and_its_checkpoint_is_read(tmp_path: Path) -> No
         "rpn.head.bbox_pred.weight",
     ):
         assert torch.equal(mine.network.state_dict()[name], network.state_dict()[name])
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(DataError, match=r"weights cannot be downloaded \(no route to host\); name a file in weights"):
+        build_detector(replace(CONFIG, detector=REAL), NAMES, "torchvision")
 
 
 def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
