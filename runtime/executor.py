@@ -286,7 +286,7 @@ def why_not(backend: Backend) -> str | None:
     if backend == "tensorrt":
         # Asking the driver needs modules that a machine without a GPU need not wait for.
         if not has_nvidia_gpu() and importlib.util.find_spec("pycuda") is None:
-            return 'there is no NVIDIA GPU here, nor PyCUDA, which would know (pip install "camscribe[tensorrt]")'
+            return "there is no NVIDIA GPU here, nor PyCUDA, which would know (pip install pycuda)"
         from camscribe.runtime.cuda import driver
         from camscribe.runtime.tensorrt import versions
 
