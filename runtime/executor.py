@@ -217,7 +217,8 @@ def _next_fastest(
             missing, surprising = str(error), True
         else:
             reasons: tuple[str, ...] = ("cuda: taken, the fastest that works here",)
-            return other, executor, Choice("cuda", taken, reasons, surprising=False)
+            fallback = FallbackExecutor(executor, lambda: _open(bundle, "cpu", precision, threads)[0])
+            return other, fallback, Choice("cuda", taken, reasons, surprising=False)
     executor, taken = _open(bundle, "cpu", precision, threads, meanwhile)
     reasons = (f"cuda: {missing}", "cpu: taken, it works everywhere")
     return bundle, executor, Choice("cpu", taken, reasons, surprising)

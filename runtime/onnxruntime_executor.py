@@ -107,6 +107,8 @@ class OnnxRuntimeExecutor:
 
     def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
         """See ``Executor``. Images on the GPU come by way of the host."""
+        if self._encoder is None:
+            raise EngineError("this executor is closed; open it again")
         if not isinstance(images, np.ndarray):
             from camscribe.runtime.cuda.arrays import on_host
 
