@@ -136,6 +136,7 @@ def _write_shipped(path: Path) -> None:
 def _train(kind: str, runs: Path, data: Path) -> None:
     changes = [
         *KINDS[kind],
+        f"model.backbone={Bundle.load(None).manifest.architecture['backbone']}",
         f"data.root={data.resolve()}",
         f"model.weights={(runs / 'shipped.safetensors').resolve()}",
     ]

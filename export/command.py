@@ -25,6 +25,19 @@ from camscribe.runtime.pixels import PixelSpec
 from camscribe.runtime.search import SearchOptions
 from camscribe.train.checkpoint import Checkpoint
 
+_NEW = (
+    "name",
+    "parity_images",
+    "no_fp16",
+    "no_int8",
+    "gan",
+    "beams",
+    "length_penalty",
+    "max_words",
+    "stop",
+)
+"""Options of a bundle that is made anew."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
@@ -86,6 +99,12 @@ def _check(options: argparse.Namespace) -> None:
                 "--update takes neither a checkpoint nor --out; give it --quality, --cpu-precision, --add, --renew, "
                 "--int8-encoder"
             )
+        for name in _NEW:
+            if getattr(options, name) not in (None, False):
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is for a new bundle; --update changes one that is there, whose "
+                    "options stay"
+                )
         if options.int8_encoder and options.calibration is None:
             raise OptionError("--int8-encoder needs photographs to calibrate on; name a folder with --calibration")
         if options.ranges is not None and options.add is None:

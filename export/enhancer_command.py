@@ -15,7 +15,7 @@ from camscribe.runtime.pixels import PixelSpec
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.superres.weights import blend, config_of, load_generator
 
-_CAPTIONERS = ("beams", "length_penalty", "max_words", "stop", "ranges", "int8_encoder", "add")
+_CAPTIONERS = ("beams", "length_penalty", "max_words", "stop", "ranges", "int8_encoder", "add", "renew")
 
 
 def export(checkpoint: Checkpoint, file: Path, options: argparse.Namespace) -> int:
@@ -48,6 +48,8 @@ def export(checkpoint: Checkpoint, file: Path, options: argparse.Namespace) -> i
 def update(options: argparse.Namespace) -> int:
     """Updates an enhancer's bundle as ``camscribe export --update`` says; returns the exit status."""
     _refuse_captioners(options)
+    if options.calibration is not None:
+        raise OptionError("--calibration is for a new enhancer; --update makes no graphs of one")
     update_enhancer(options.update, read_quality(options.quality), options.cpu_precision)
     print(f"updated {options.update}")
     return 0

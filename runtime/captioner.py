@@ -19,6 +19,7 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption, Sentence, Timings
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
+from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
 from camscribe.runtime.pixels import Pixels, in_whole_image, opencv, reduce
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
@@ -278,13 +279,19 @@ class Captioner:
         with self._lock:
             if self._executor is None:
                 raise EngineError("this captioner is closed; load it again")
-            start = perf_counter()
-            guide = self._guide(options, len(items))
-            self._executor.encode(pixels, options if guide is None else guide.executor_options, bias)
-            encoded = perf_counter()
-            found = search(self._executor, options, guide)
-            decoded = perf_counter()
-            boxes = self._boxes(self._executor, items)
+            while True:
+                start = perf_counter()
+                guide = self._guide(options, len(items))
+                try:
+                    self._executor.encode(pixels, options if guide is None else guide.executor_options, bias)
+                    encoded = perf_counter()
+                    found = search(self._executor, options, guide)
+                    decoded = perf_counter()
+                    boxes = self._boxes(self._executor, items)
+                    break
+                except EngineError as error:
+                    if not (isinstance(self._executor, FallbackExecutor) and self._executor.give_up(error)):
+                        raise
         sentences = [tuple(map(self._sentence, hypotheses)) for hypotheses in found]
         if not all(sentences):
             raise OptionError(

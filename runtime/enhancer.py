@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import overload
 
 from camscribe.runtime.enhancer_bundle import EnhancerBundle
-from camscribe.runtime.enhancer_network import TILE, Backend, Network, open_network
+from camscribe.runtime.enhancer_network import TILE, Backend, FallbackNetwork, Network, open_network
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Choice
 from camscribe.runtime.images import MAX_PIXELS, Color, ImageLike, as_rgb
@@ -151,8 +151,7 @@ class Enhancer:
         with self._lock:
             if self._network is None:
                 raise EngineError("this enhancer is closed; load it again")
-            window = self._network.window(height, width)
-            return enlarge(pixels, self._network.run, self.scale, window, self.bundle.manifest.radius, stage)
+            return self._run(self._network, pixels, stage)
 
     def close(self) -> None:
         """Gives memory and threads back. The enhancer cannot be used afterwards; closing it again does nothing."""
@@ -168,6 +167,15 @@ class Enhancer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _run(self, network: Network, pixels: Pixels, stage: Stage) -> Pixels:
+        try:
+            window = network.window(pixels.shape[0], pixels.shape[1])
+            return enlarge(pixels, network.run, self.scale, window, self.bundle.manifest.radius, stage)
+        except EngineError as error:
+            if not (isinstance(network, FallbackNetwork) and network.give_up(error)):
+                raise
+        return self._run(network, pixels, stage)
 
     def _enhance(self, image: ImageLike, color: Color | None) -> Enhanced:
         start = perf_counter()

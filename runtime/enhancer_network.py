@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,8 @@ class SessionNetwork:
 class FallbackNetwork:
     """Runs images in the first network, and in a second one those that the first has no engine for. See ``Network``.
 
+    An image in which the first one fails is lost; ``give_up`` leaves all that follow to the second.
+
     Args:
         first: raises ``NoEngineError`` in ``window`` for what it cannot do.
         second: opens the other one, when it is first needed.
@@ -98,19 +101,33 @@ class FallbackNetwork:
         self._first, self._open_second = first, second
         self._second: Network | None = None
         self._active = first
+        self._lost = False
         self.notes = first.notes
 
     def window(self, height: int, width: int) -> tuple[int, int]:
         """See ``Network``."""
-        try:
-            self._active = self._first
-            return self._first.window(height, width)
-        except NoEngineError as error:
-            if self._second is None:
-                _LOG.warning("camscribe: %s; the next fastest backend takes such images", error)
-                self._second = self._open_second()
-            self._active = self._second
-            return self._second.window(height, width)
+        if not self._lost:
+            try:
+                self._active = self._first
+                return self._first.window(height, width)
+            except NoEngineError as error:
+                if self._second is None:
+                    _LOG.warning("camscribe: %s; the next fastest backend takes such images", error)
+                    self._second = self._open_second()
+                self._active = self._second
+        return self._active.window(height, width)
+
+    def give_up(self, error: EngineError) -> bool:
+        """See ``camscribe.runtime.fallback.FallbackExecutor``: the image begins anew in the second network."""
+        if self._active is not self._first:
+            return isinstance(self._active, FallbackNetwork) and self._active.give_up(error)
+        _LOG.warning("camscribe: %s; the next fastest backend goes on", error)
+        self._lost = True
+        with contextlib.suppress(EngineError):  # what failed need not close either; its memory may be needed
+            self._first.close()
+        self._second = self._second or self._open_second()
+        self._active = self._second
+        return True
 
     def run(self, images: Pixels) -> Pixels:
         """See ``Network``."""
@@ -198,7 +215,8 @@ def _next_fastest(wish: _Wish) -> Opened:
         except EngineError as error:
             missing, surprising = str(error), True
         else:
-            return opened._replace(choice=_chosen(opened, ("cuda: taken",), surprising=False))
+            network = FallbackNetwork(opened.network, lambda: _open_session(wish, "cpu").network)
+            return opened._replace(network=network, choice=_chosen(opened, ("cuda: taken",), surprising=False))
     opened = _open_session(wish, "cpu")
     return opened._replace(choice=_chosen(opened, (f"cuda: {missing}", "cpu: taken"), surprising=surprising))
 

@@ -217,7 +217,8 @@ def _next_fastest(
             missing, surprising = str(error), True
         else:
             reasons: tuple[str, ...] = ("cuda: taken, the fastest that works here",)
-            return other, executor, Choice("cuda", taken, reasons, surprising=False)
+            fallback = FallbackExecutor(executor, lambda: _open(bundle, "cpu", precision, threads)[0])
+            return other, fallback, Choice("cuda", taken, reasons, surprising=False)
     executor, taken = _open(bundle, "cpu", precision, threads, meanwhile)
     reasons = (f"cuda: {missing}", "cpu: taken, it works everywhere")
     return bundle, executor, Choice("cpu", taken, reasons, surprising)
@@ -286,7 +287,7 @@ def why_not(backend: Backend) -> str | None:
     if backend == "tensorrt":
         # Asking the driver needs modules that a machine without a GPU need not wait for.
         if not has_nvidia_gpu() and importlib.util.find_spec("pycuda") is None:
-            return 'there is no NVIDIA GPU here, nor PyCUDA, which would know (pip install "camscribe[tensorrt]")'
+            return "there is no NVIDIA GPU here, nor PyCUDA, which would know (pip install pycuda)"
         from camscribe.runtime.cuda import driver
         from camscribe.runtime.tensorrt import versions
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import BundleError, EngineError
+from camscribe.runtime.extras import install_for_gpu
 from camscribe.runtime.manifest import Device, TensorSpec
 from camscribe.runtime.onnxruntime_plan import Plan
 from camscribe.runtime.pixels import Pixels
@@ -106,6 +107,8 @@ class OnnxRuntimeExecutor:
 
     def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
         """See ``Executor``. Images on the GPU come by way of the host."""
+        if self._encoder is None:
+            raise EngineError("this executor is closed; open it again")
         if not isinstance(images, np.ndarray):
             from camscribe.runtime.cuda.arrays import on_host
 
@@ -199,14 +202,14 @@ def onnxruntime() -> ModuleType:
 def why_not_cuda() -> str | None:
     """Why ONNX Runtime cannot use a GPU here, as far as can be told without trying; None where it may."""
     if "CUDAExecutionProvider" not in onnxruntime().get_available_providers():
-        return 'this ONNX Runtime is built without CUDA (pip install "camscribe[cuda]" for one with it)'
+        return f"this ONNX Runtime is built without CUDA ({install_for_gpu('cuda')} for one with it)"
     return None
 
 
 def why_not_tensorrt() -> str | None:
     """Why ONNX Runtime cannot use its TensorRT provider here, as far as can be told; None where it may."""
     if "TensorrtExecutionProvider" not in onnxruntime().get_available_providers():
-        return 'this ONNX Runtime is built without TensorRT (pip install "camscribe[cuda]" for one with it)'
+        return f"this ONNX Runtime is built without TensorRT ({install_for_gpu('cuda')} for one with it)"
     return None
 
 

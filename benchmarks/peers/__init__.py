@@ -102,6 +102,13 @@ PEERS: dict[str, Peer] = {
             True,
             "our_graphs",
         ),
+        Peer("tutorial-cuda", "the tutorial's loop in PyTorch on an NVIDIA GPU", True, "plain_cuda"),
+        Peer(
+            "onnxruntime-cuda-by-hand",
+            "the exported tutorial on ONNX Runtime's CUDA provider, session.run, beam search on the host",
+            True,
+            "exported_cuda",
+        ),
         Peer(
             "huggingface",
             "transformers' generate on a vision encoder-decoder of the bundle's size, random weights, as many steps",

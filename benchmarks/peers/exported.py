@@ -27,6 +27,7 @@ from camscribe.benchmarks.peers import missing
 from camscribe.benchmarks.peers.host_search import HostSearch
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import EngineError
+from camscribe.runtime.manifest import Device
 from camscribe.runtime.onnxruntime_executor import open_session
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import SearchOptions
@@ -40,24 +41,38 @@ def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
 
 
 def open_peer(
-    bundle: Bundle, checkpoint: Path | None, options: SearchOptions, threads: int, *, tuned: bool = False
+    bundle: Bundle,
+    checkpoint: Path | None,
+    options: SearchOptions,
+    threads: int,
+    *,
+    tuned: bool = False,
+    device: Device = "cpu",
 ) -> HostSearch:
     """See ``Peer``. Exports, which takes some seconds.
 
     Args:
         bundle, checkpoint, options, threads: see ``Peer``.
         tuned: open the sessions with the options of our executor.
+        device: where the graphs run; ``cuda`` only with ``tuned``.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return open_files(export(bundle, checkpoint, Path(folder)), bundle, options, threads, tuned=tuned)
+        files = export(bundle, checkpoint, Path(folder))
+        return open_files(files, bundle, options, threads, tuned=tuned, device=device)
 
 
 def open_files(
-    files: tuple[Path, Path], bundle: Bundle, options: SearchOptions, threads: int, *, tuned: bool = False
+    files: tuple[Path, Path],
+    bundle: Bundle,
+    options: SearchOptions,
+    threads: int,
+    *,
+    tuned: bool = False,
+    device: Device = "cpu",
 ) -> HostSearch:
     """The search over what ``export`` wrote, which may be gone afterwards; see ``open_peer``."""
     encoder, decoder = (
-        open_session(file, "cpu", threads, steps=steps) if tuned else _plain(file, threads)
+        open_session(file, device, threads, steps=steps) if tuned else _plain(file, threads)
         for file, steps in zip(files, (False, True), strict=True)
     )
     backbone = bundle.manifest.architecture["backbone"]

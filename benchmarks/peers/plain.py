@@ -18,20 +18,27 @@ def why_not(bundle: Bundle, checkpoint: Path | None) -> str | None:
 
 
 def open_peer(
-    bundle: Bundle, checkpoint: Path | None, options: SearchOptions, threads: int, *, compiled: bool = False
+    bundle: Bundle,
+    checkpoint: Path | None,
+    options: SearchOptions,
+    threads: int,
+    *,
+    compiled: bool = False,
+    device: str = "cpu",
 ) -> Run:
     """See ``Peer``.
 
     Args:
         bundle, checkpoint, options, threads: see ``Peer``.
         compiled: put encoder and decoder step under ``torch.compile``.
+        device: PyTorch's name of it.
     """
     import torch
 
     from camscribe.benchmarks.peers.bundle_weights import weights_for
 
     torch.set_num_threads(threads)
-    peer = weights_for(bundle, checkpoint).tutorial()
+    peer = weights_for(bundle, checkpoint).tutorial().to(device)
     if compiled:
         peer.encoder.compile()
         peer.decoder.compile()

@@ -163,10 +163,10 @@ class _Beams:
         _, rows, columns, width = grid.shape
         self.decoder, self.grid = decoder, (rows, columns)
         self.cells = grid.reshape(1, -1, width).expand(beams, rows * columns, width)
-        self.words = torch.full((beams, 1), start_id, dtype=torch.long)
+        self.words = torch.full((beams, 1), start_id, dtype=torch.long, device=grid.device)
         self.sequences = self.words
-        self.weights = torch.ones(beams, 1, rows, columns)
-        self.scores = torch.zeros(beams, 1)
+        self.weights = torch.ones(beams, 1, rows, columns, device=grid.device)
+        self.scores = torch.zeros(beams, 1, device=grid.device)
         self.hidden, self.cell = decoder.init_hidden_state(self.cells)
 
     def step(self) -> tuple[Tensor, Tensor]:
@@ -199,9 +199,15 @@ class Tutorial:
         self.encoder, self.decoder = encoder.eval(), decoder.eval()
         self.start_id, self.end_id = start_id, end_id
 
+    def to(self, device: str) -> Tutorial:
+        """Puts both networks on a device, where the loop then runs, as the original's does."""
+        self.encoder.to(device)
+        self.decoder.to(device)
+        return self
+
     def encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 [h, w, 3] RGB -> grid [1, rows, columns, D]."""
-        image = torch.FloatTensor(pixels.transpose(2, 0, 1) / 255.0)
+        image = torch.FloatTensor(pixels.transpose(2, 0, 1) / 255.0).to(self.encoder.mean.device)
         grid: Tensor = self.encoder(((image - self.encoder.mean) / self.encoder.std).unsqueeze(0))
         return grid
 
@@ -288,5 +294,5 @@ class Tutorial:
         return Found(tuple(tokens[1:-1]), total, False, step, np.asarray(weights[1:-1], np.float32))
 
     def _truncated(self, live: _Beams, steps: int) -> Found:
-        weights = live.weights[0, 1:].numpy()
+        weights = live.weights[0, 1:].cpu().numpy()
         return Found(tuple(live.sequences[0, 1:].tolist()), float(live.scores[0]), True, steps, weights)

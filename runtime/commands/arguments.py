@@ -82,9 +82,10 @@ def open_enhancer(captioner: Captioner, options: argparse.Namespace) -> contextl
     from camscribe.runtime.enhancer_bundle import EnhancerBundle
 
     # A captioner gains from sharp edges, not from the least error: see docs/enhance.md.
-    variants = EnhancerBundle.load(options.enhancer, "cpu").manifest.variants
+    folder = named_bundle(options.enhancer)
+    variants = EnhancerBundle.load(folder, "cpu").manifest.variants
     variant = "gan" if "gan" in variants else None
-    enhancer = Enhancer.load(options.enhancer, backend, threads=options.threads, variant=variant)
+    enhancer = Enhancer.load(folder, backend, threads=options.threads, variant=variant)
     captioner.enhance_below(options.enhance, enhancer)
     return enhancer
 

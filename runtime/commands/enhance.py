@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from camscribe.runtime.commands.arguments import Parser
+from camscribe.runtime.commands.arguments import Parser, named_bundle
 from camscribe.runtime.enhancer import Enhanced, Enhancer
 from camscribe.runtime.enhancer_network import TILE, Backend
 from camscribe.runtime.errors import SourceError
@@ -32,7 +32,12 @@ def main(argv: Sequence[str]) -> int:
     if not files:
         return 1
     with Enhancer.load(
-        options.bundle, options.backend, options.precision, options.threads, variant=options.variant, tile=options.tile
+        named_bundle(options.bundle),
+        options.backend,
+        options.precision,
+        options.threads,
+        variant=options.variant,
+        tile=options.tile,
     ) as enhancer:
         choice = enhancer.choice
         if options.verbose or choice.surprising:

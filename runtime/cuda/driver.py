@@ -25,7 +25,6 @@ Bytes = npt.NDArray[np.uint8]
 
 _OLDEST_CUDA = 11040
 """What the driver must support: CUDA 11.4, that of JetPack 5 and TensorRT 8.5."""
-_INSTALL = 'pip install "camscribe[tensorrt]"'
 _STREAM_NON_BLOCKING = 1
 _EVENT_DISABLE_TIMING = 2
 
@@ -224,7 +223,7 @@ def _start() -> ModuleType:
 
 def _import_problem(error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "pycuda":
-        return f"PyCUDA is not installed: {_INSTALL} (it is compiled, and needs the CUDA toolkit's nvcc)"
+        return "PyCUDA is not installed: pip install pycuda (it is compiled, and needs the CUDA toolkit's nvcc)"
     text = str(error)
     if "libcuda.so" in text:
         return f"no NVIDIA driver ({_line(text)}); install the driver, or use --backend cpu"

@@ -10,7 +10,7 @@ from camscribe.runtime.doctor.gpu import judge_gpu, judge_toolkit, read_gpu
 from camscribe.runtime.doctor.jetson import judge_board, judge_power, read_board
 from camscribe.runtime.doctor.machine import Machine
 from camscribe.runtime.doctor.packages import judge_onnxruntime, judge_opencv
-from camscribe.runtime.doctor.report import Item, Report
+from camscribe.runtime.doctor.report import Item, Report, pip_install
 from camscribe.runtime.doctor.system import judge_cameras, judge_java, judge_python
 from camscribe.runtime.doctor.tensorrt import judge_cuda_python, judge_nvrtc, judge_pycuda, judge_tensorrt
 
@@ -79,7 +79,7 @@ def _cuda(machine: Machine, bundle: str, gpu: Item, onnxruntime: Item, opencv: I
     providers = onnxruntime.facts.get("providers", ())
     if onnxruntime.works and "CUDA" not in providers:
         # On an ARM board the package index has a GPU build for few of the versions that there are.
-        swap = "pip uninstall --yes onnxruntime && pip install onnxruntime-gpu[cuda,cudnn]"
+        swap = f"pip uninstall --yes onnxruntime && {pip_install('onnxruntime-gpu[cuda,cudnn]')}"
         mend = onnxruntime.mend or (swap if machine.architecture == "x86_64" else None)
         return Item("cuda", "cuda", "absent", "this ONNX Runtime is built without CUDA", mend=mend)
     return judge_backend("cuda", ask_backend(machine, bundle, "cuda"), (gpu, onnxruntime, opencv))

@@ -29,7 +29,11 @@ def judge_tensorrt(machine: Machine, answer: Mapping[str, Any], gpu: GpuFacts) -
         "module": answer.get("module"),
         "packages": [f"{package.name}=={package.version}" for package in packages],
     }
-    install = "sudo apt install nvidia-jetpack" if gpu.jetson else pip_install("camscribe[tensorrt]")
+    install = pip_install("camscribe[tensorrt]")
+    if gpu.jetson:
+        install = "sudo apt install nvidia-jetpack"
+    elif machine.package("onnxruntime") is not None and machine.package("onnxruntime-gpu") is None:
+        install = f"pip uninstall --yes onnxruntime && {install}"  # the extra brings onnxruntime-gpu, never both
     if "error" in answer:
         if answer.get("missing") == "tensorrt":
             return item("absent", "not installed", install if gpu.present else None)

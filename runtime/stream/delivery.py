@@ -50,6 +50,7 @@ class Delivery:
         self._thread.start()
         self._opened.wait()
         if self._error is not None:
+            self._fail()
             raise self._error
 
     def frame(self, frame: Frame) -> None:

@@ -70,7 +70,7 @@ class Sink(Protocol):
         """Begins: opens files and ports.
 
         Raises:
-            SinkError: it cannot work. The stream does not start then.
+            SinkError: it cannot work. The stream starts without it, unless it has no other one.
         """
 
     def frame(self, frame: Frame) -> None:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from camscribe.runtime.captioner import Captioner
-from camscribe.runtime.errors import EngineError, OptionError, SourceError
+from camscribe.runtime.errors import EngineError, OptionError, SinkError, SourceError
 from camscribe.runtime.search import SearchOptions
 from camscribe.runtime.stream import uri
 from camscribe.runtime.stream.capture import Capture
@@ -31,6 +31,7 @@ from camscribe.runtime.stream.delivery import Delivery
 from camscribe.runtime.stream.frame import Captioned, Frame
 from camscribe.runtime.stream.sink import Sink
 from camscribe.runtime.stream.source import Source
+from camscribe.runtime.stream.terminal import TerminalSink
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -107,7 +108,7 @@ class CaptionStream:
 
         Raises:
             SourceError: the source cannot be opened.
-            SinkError: a sink cannot work.
+            SinkError: none of the sinks can work.
             EngineError: a library is missing.
         """
         with self._opening:
@@ -120,13 +121,26 @@ class CaptionStream:
                 capture.close(_CLOSE_S)
                 return
             try:
-                for delivery in self._deliveries:
-                    delivery.waits = not capture.live
-                    delivery.open()
+                self._open_sinks(waits=not capture.live)
             except BaseException:
                 self.close()
                 raise
             capture.start()
+
+    def _open_sinks(self, *, waits: bool) -> None:
+        """Opens the sinks. One that cannot work costs itself alone, unless there is no other one to go on for."""
+        failures: list[SinkError] = []
+        for delivery in self._deliveries:
+            delivery.waits = waits
+            try:
+                delivery.open()
+            except SinkError as error:
+                failures.append(error)
+        # Lines on a terminal are there unasked.
+        if failures and len(failures) >= sum(not isinstance(each.sink, TerminalSink) for each in self._deliveries):
+            raise failures[0]
+        for error in failures:
+            self._report(f"{error}; the stream goes on without it")
 
     def __iter__(self) -> Iterator[Captioned]:
         return self

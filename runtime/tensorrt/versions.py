@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from camscribe.runtime.errors import EngineError
+from camscribe.runtime.extras import install_for_gpu
 from camscribe.runtime.tensorrt.messages import messages, why_refused
 
 Version = tuple[int, int, int]
@@ -65,7 +66,7 @@ ONLY_IN: dict[str, tuple[Version, Version]] = {
 """Other names that not all versions have; only this module touches them."""
 
 _INSTALL = (
-    'on a Jetson it comes with JetPack (sudo apt install nvidia-jetpack), elsewhere: pip install "camscribe[tensorrt]"'
+    f"on a Jetson it comes with JetPack (sudo apt install nvidia-jetpack), elsewhere: {install_for_gpu('tensorrt')}"
 )
 _UNTOUCHED_LAYERS = ("CAST", "CONSTANT", "DEQUANTIZE", "IDENTITY", "QUANTIZE", "SHAPE")
 """Their types are fixed by what they are; TensorRT complains of constraints on them."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from camscribe.benchmarks.measure import environment, interleave, merge, portable, ratio
-from camscribe.benchmarks.quality import tidy
+from camscribe.benchmarks.quality import agreement, tidy
 from camscribe.benchmarks.startup import launch
 
 
@@ -101,3 +101,27 @@ def test_a_report_of_quality_keeps_its_scores_and_loses_the_machines_folders(tmp
     tidied = tidy(file)
     assert tidied == json.loads(file.read_text(encoding="utf-8"))
     assert tidied == {**report, "command": ["camscribe", "evaluate", ".../bundle", "--split", "dev[:500]"]}
+
+
+def test_captions_of_two_runs_are_compared_word_for_word(tmp_path: Path) -> None:
+    def lines(name: str, *captions: tuple[str, str, float]) -> Path:
+        rows = [{"image_id": image, "caption": text, "score": score} for image, text, score in captions]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    reference = lines("a", ("1", "a dog", -0.5), ("2", "a cat", -0.6), ("3", "a man", -0.7))
+    found = agreement(reference, lines("b", ("2", "a cat", -0.61), ("1", "a hot dog", -0.53), ("4", "new", -1.0)))
+    assert (found["images"], found["same"]) == (2, 1)
+    assert found["largest_gap"] == pytest.approx(0.03)
+    assert found["different"] == [
+        {"image_id": "1", "float32": "a dog", "found": "a hot dog", "float32_score": -0.5, "score": -0.53}
+    ]
+    assert agreement(reference, reference) == {"images": 3, "same": 3, "largest_gap": 0.0, "different": []}
+
+
+def test_the_kept_captions_of_fp16_are_as_near_to_float32_as_the_design_says(repository: Path) -> None:
+    results = repository / "benchmarks" / "results"
+    found = agreement(results / "captions-float32.jsonl", results / "captions-fp16.jsonl")
+    said = (repository / "docs" / "design.md").read_text(encoding="utf-8")
+    assert f"{found['same']} of Flickr8k's 1,000 development captions are those of float32" in said
+    assert f"scores are at most {found['largest_gap']:.3f} apart" in said

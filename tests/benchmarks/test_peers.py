@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from camscribe.benchmarks import peers
 from camscribe.benchmarks.peers import (
@@ -24,7 +25,7 @@ from camscribe.benchmarks.peers import (
     raw_engines,
     usual_steps,
 )
-from camscribe.benchmarks.peers.tutorial import Tutorial, _Beams
+from camscribe.benchmarks.peers.tutorial import Decoder, Encoder, Tutorial, _Beams
 from camscribe.export.command import main as export
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import Captioner
@@ -193,7 +194,8 @@ def test_a_checkpoint_of_another_model_is_refused(make_checkpoint: Callable[...,
 
 def test_every_peer_says_what_it_is_and_is_imported_only_when_asked_for() -> None:
     by_hand = ["onnxruntime-by-hand", "onnxruntime-by-hand-tuned", "our-graphs-by-hand"]
-    assert list(PEERS) == ["tutorial", "tutorial-compiled", *by_hand, "huggingface", "raw-engines"]
+    on_a_gpu = ["tutorial-cuda", "onnxruntime-cuda-by-hand"]
+    assert list(PEERS) == ["tutorial", "tutorial-compiled", *by_hand, *on_a_gpu, "huggingface", "raw-engines"]
     for name, peer in PEERS.items():
         assert peer.name == name
         assert "\n" not in peer.description
@@ -237,6 +239,37 @@ def test_inputs_of_the_raw_engines_are_those_of_a_first_step(bundle: Bundle) -> 
         assert feeds[spec.name].shape == expected.shape, spec.name
         assert feeds[spec.name].dtype == expected.dtype, spec.name
     assert any(feeds[spec.name].any() for spec in pair.decoder.inputs if spec.name.startswith("memory."))
+
+
+@torch.no_grad()
+def test_the_tutorials_loop_keeps_to_the_device_of_its_networks(photos: np.ndarray) -> None:
+    """On tensors that only pretend to lie on a GPU: whatever mixes two devices is refused by PyTorch."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            encoder = Encoder(torch.nn.Conv2d(3, 8, 3, stride=16), side=0)
+            decoder = Decoder(4, 6, 5, 20, 8, deep_output=True, no_stutter=True)
+        peer = Tutorial(encoder, decoder, start_id=1, end_id=2)
+        live = _Beams(peer.decoder, peer.encode(photos[0]), peer.start_id, 3)
+        for _ in range(2):
+            log_prob, attention = live.step()
+            best, rank = (live.scores.expand_as(log_prob) + log_prob).view(-1).topk(3)
+            live.extend(rank // 20, rank % 20, attention)
+            live.keep([0, 2], rank // 20, rank % 20, best)
+        assert {value.device.type for value in vars(live).values() if isinstance(value, torch.Tensor)} == {"cuda"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("tutorial-cuda", "PyTorch sees no NVIDIA GPU"), ("onnxruntime-cuda-by-hand", "without CUDA")]
+)
+def test_peers_on_a_gpu_are_left_out_with_a_reason_or_give_our_captions(
+    bundle: Bundle, photos: np.ndarray, name: str, words: str
+) -> None:
+    reason = PEERS[name].why_not(bundle)
+    if reason is not None:
+        assert words in reason
+        return
+    options = SearchOptions(beams=3, ban=("<unk>",))
+    assert [PEERS[name].open(bundle, None, options)(photo) for photo in photos] == captions(bundle, photos, options)
 
 
 def test_raw_engines_are_left_out_with_a_reason_where_there_is_no_gpu(bundle: Bundle) -> None:

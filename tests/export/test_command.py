@@ -125,3 +125,9 @@ def test_measured_quality_is_added_to_a_bundle(bundle: Bundle, tmp_path: Path) -
 def test_options_without_meaning_are_refused(arguments: list[str]) -> None:
     with pytest.raises(CamscribeError):
         main(arguments)
+
+
+@pytest.mark.parametrize("option", [["--beams", "3"], ["--name", "other"], ["--no-fp16"], ["--stop", "first_k"]])
+def test_an_update_refuses_what_it_would_leave_undone(option: list[str]) -> None:
+    with pytest.raises(OptionError, match=f"^{option[0]} is for a new bundle; --update changes one that is there"):
+        main(["--update", "nowhere", *option])

@@ -87,7 +87,13 @@ def test_quality_is_recorded_and_wrong_options_are_refused(
     for wrong, message in (
         (["export", "--update", bundle, "--quality", f"gan.float32={report}"], "variant is 'gan'"),
         (["export", "--update", bundle, "--quality", f"float32={report}"], "expected VARIANT.PRECISION"),
+        (["export", "--update", bundle, "--renew"], "--renew is a captioner's"),
+        (["export", "--update", bundle, "--gan", str(checkpoint)], "--gan is for a new bundle"),
+        (["export", "--update", bundle, "--calibration", str(photographs)], "--update makes no graphs"),
         (["export", str(checkpoint), "--out", bundle, "--beams", "3"], "--beams is a captioner's"),
+        (["evaluate", bundle, "--data", str(photographs), "--beams", "3"], "--beams is a captioner's"),
+        (["evaluate", bundle, "--data", str(photographs), "--split", "dev"], "--split is a captioner's"),
+        (["evaluate", bundle, "--data", str(photographs), "--border", "-1"], "--border is -1; expected 0 or more"),
         (["export", str(checkpoint), "--out", bundle], "no such folder"),
         (["export", str(checkpoint), "--out", bundle, "--gan", str(tmp_path / "no")], "cannot be read as a checkpoint"),
     ):

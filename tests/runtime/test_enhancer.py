@@ -195,7 +195,7 @@ def test_the_command(tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFi
     with Image.open(out / "photo.x4.png") as written:
         assert written.size == (280, 200)
     arguments = ["enhance", files[0], str(tmp_path / "none.png"), "--out", str(out), "--json", "--variant", "gan"]
-    assert main([*arguments, "--precision", "int8", "--backend", "cpu"]) == 1
+    assert main([*arguments, "--precision", "int8", "--backend", "cpu", "--bundle", "enhancer"]) == 1
     captured = capsys.readouterr()
     first, second = map(json.loads, captured.out.splitlines())
     assert (first["variant"], first["precision"], first["width"]) == ("gan", "int8", 280)
@@ -236,7 +236,8 @@ def test_small_images_are_enhanced_before_they_are_captioned(photo: np.ndarray, 
 
 def test_caption_enhances_on_request(tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    assert main(["caption", str(tmp_path / "photo.png"), "--enhance", "64", "--json", "--backend", "cpu"]) == 0
+    words = ["--enhance", "64", "--enhancer", "enhancer", "--json", "--backend", "cpu"]
+    assert main(["caption", str(tmp_path / "photo.png"), *words]) == 0
     assert json.loads(capsys.readouterr().out)["timings_ms"]["enhance"] > 0
     assert main(["caption", str(tmp_path / "photo.png"), "--json", "--backend", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["timings_ms"]["enhance"] == 0

@@ -19,6 +19,7 @@ import pytest
 from camscribe.runtime import executor as executor_module
 from camscribe.runtime import onnxruntime_executor
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import BundleError, EngineError, NoEngineError, OptionError
 from camscribe.runtime.executor import open_executor, search
 from camscribe.runtime.fallback import FallbackExecutor
@@ -364,6 +365,46 @@ def test_a_search_without_engines_goes_to_the_next_backend_which_is_said_once(
     executor.close()
     with pytest.raises(EngineError):
         executor.step()
+
+
+@pytest.mark.parametrize("where", ["encode", "step", "propose", "trace"])
+def test_auto_goes_on_with_the_next_backend_when_a_device_fails_and_says_so_once(
+    toy_bundle: Bundle, toy: Any, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From one device to the next, and an error when the last one fails, too."""
+
+    def plain() -> OnnxRuntimeExecutor:
+        return OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1)
+
+    def breaks(executor: OnnxRuntimeExecutor, said: str) -> OnnxRuntimeExecutor:
+        work, calls = getattr(executor, where), iter(range(100))
+
+        def fails_from_the_second_on(*arguments: Any, **options: Any) -> Any:
+            if next(calls):
+                raise EngineError(said)
+            return work(*arguments, **options)
+
+        setattr(executor, where, fails_from_the_second_on)
+        return executor
+
+    last = plain()
+    cuda = FallbackExecutor(breaks(plain(), "CUDA failed"), lambda: last)
+    executor = FallbackExecutor(breaks(plain(), "TensorRT failed"), lambda: cuda)
+    choice = executor_module.Choice("tensorrt", "float32", (), surprising=False)
+    changes: dict[str, Any] = {"max_words": 5, "stop": "first_k"} | ({"no_repeat": 2} if where == "propose" else {})
+    with Captioner(toy_bundle, plain(), choice) as alone, Captioner(toy_bundle, executor, choice) as captioner:
+        for seed in range(4):
+            image = toy.images(seed + 1)[-1]
+            expected, found = (each.caption(image, "rgb", **changes) for each in (alone, captioner))
+            assert (found.text, found.log_prob) == (expected.text, expected.log_prob)
+        assert [record.getMessage() for record in caplog.records] == [
+            "camscribe: TensorRT failed; the next fastest backend goes on",
+            "camscribe: CUDA failed; the next fastest backend goes on",
+        ]
+        last.close()
+        with pytest.raises(EngineError, match="this executor is closed; open it again"):
+            captioner.caption(image, "rgb", **changes)
+    assert len(caplog.records) == 2
 
 
 def test_backends_that_do_not_work_here_say_so(toy_bundle: Bundle) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from camscribe.runtime.commands.arguments import Parser, add_device_arguments
+from camscribe.runtime.commands.arguments import Parser, add_device_arguments, named_bundle
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.vocab import Vocabulary
@@ -45,6 +45,7 @@ _FLAGS = {"bundle_variant": "variant", "small": "small", "self_ensemble": "self-
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(argv)
+    options.model = named_bundle(options.model)
     if options.bicubic is not None or (options.model is not None and is_enhancer(options.model)):
         return evaluate_images(options, argv)
     for option in ("bundle_variant", "small", "self_ensemble"):

@@ -36,6 +36,23 @@ _LABELS = {
     "lpips": "LPIPS (AlexNet)",
 }
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "scikit-image", "torch", "lpips")
+_CAPTIONERS = (
+    "results",
+    "split",
+    "captions",
+    "images",
+    "features",
+    "skip_bad",
+    "beams",
+    "length_penalty",
+    "max_words",
+    "min_words",
+    "stop",
+    "ban",
+    "tokenizer",
+    "captions_out",
+)
+"""Options of ``camscribe evaluate`` that mean nothing here."""
 _LARGE, _SMALL = "_HR", "_LR"
 _SMALLEST = 11
 
@@ -54,6 +71,11 @@ def evaluate_images(options: argparse.Namespace, argv: Sequence[str]) -> int:
     """Scores an enhancer, or bicubic enlargement, as the options of ``camscribe evaluate`` say; returns the status."""
     if options.data is None:
         raise OptionError("--data is not given; expected a folder of images in full resolution")
+    for name in _CAPTIONERS:
+        if getattr(options, name) not in (None, False, []):
+            raise OptionError(f"--{name.replace('_', '-')} is a captioner's; enlarged images are scored here")
+    if options.border is not None and options.border < 0:
+        raise OptionError(f"--border is {options.border}; expected 0 or more pixels")
     for path, name in ((options.out, "--out"), (options.sheet, "--sheet")):
         if path is not None:
             make_folder(path.parent, name)

@@ -39,7 +39,9 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.usefixtures("without_tensorrt")
 def test_without_tensorrt_one_line_says_what_to_install(capsys: pytest.CaptureFixture[str], toy_bundle: Bundle) -> None:
-    assert 'pip install "camscribe[tensorrt]"' in fails(capsys, str(toy_bundle.path), "--precision", "fp32")
+    assert 'pip uninstall onnxruntime, then pip install "camscribe[tensorrt]"' in fails(
+        capsys, str(toy_bundle.path), "--precision", "fp32"
+    )
 
 
 def test_without_a_gpu_it_says_so_before_it_asks_for_what_only_a_gpu_needs(

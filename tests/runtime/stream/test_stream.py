@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from camscribe.runtime.captioner import Captioner
-from camscribe.runtime.errors import OptionError, SinkError, SourceError
+from camscribe.runtime.errors import EngineError, OptionError, SinkError, SourceError
 from camscribe.runtime.stream.counters import Counts
 from camscribe.runtime.stream.frame import Captioned, Frame
 from camscribe.runtime.stream.sink import Control
 from camscribe.runtime.stream.stream import CaptionStream
+from camscribe.runtime.stream.terminal import TerminalSink
 
 
 class Keeper:
@@ -292,10 +293,29 @@ def test_a_failing_sink_is_told_once_and_the_others_go_on(
     assert stream.failed_sinks == ["full", "bug"]
 
 
-def test_a_sink_that_cannot_open_stops_the_start(captioner: Captioner, ticker: Any) -> None:
-    source, first = ticker(), Keeper("first")
-    stream = CaptionStream(captioner, source, [first, Keeper("port", fail_at=0)])
+def test_sinks_of_which_none_can_open_stop_the_start(captioner: Captioner, ticker: Any) -> None:
+    source, sinks = ticker(), [TerminalSink(), Keeper("port", fail_at=0), Keeper("file", fail_at=0)]
+    stream = CaptionStream(captioner, source, sinks)
     with pytest.raises(SinkError, match="port: full"):
+        next(stream)
+    assert source.closed
+    assert [sink.calls for sink in sinks[1:]] == [["open", "close"], ["open", "close"]]
+
+
+def test_a_sink_that_cannot_open_costs_no_other_one(captioner: Captioner, photos: Path) -> None:
+    port, good, said = Keeper("port", fail_at=0), Keeper("good"), list[str]()
+    stream = CaptionStream(captioner, str(photos), [port, good], report=said.append)
+    stream.run()
+    assert said == ["port: full; the stream goes on without it"]
+    assert (port.calls, len(good.captions)) == (["open", "close"], 5)
+    assert stream.failed_sinks == ["port"]
+
+
+def test_a_library_that_a_sink_lacks_stops_the_start(captioner: Captioner, ticker: Any) -> None:
+    source, first = ticker(), Keeper("first")
+    missing = Keeper("web", fail_at=0, error=EngineError("--web needs aiohttp"))
+    stream = CaptionStream(captioner, source, [first, missing])
+    with pytest.raises(EngineError, match="needs aiohttp"):
         next(stream)
     assert source.closed
     assert first.calls[-1] == "close"

@@ -1,6 +1,7 @@
 """Every TensorRT name that our code touches, against the real modules of both ends of the range and between.
 
-``api.json`` is what ``collect_api.py`` recorded of them. Where a TensorRT can be imported, it is asked itself, too.
+``api.json`` is what ``collect_api.py`` recorded of them. Where a TensorRT can be imported, it is asked itself, too; the
+extra ``dev`` has its lean runtime, which needs no GPU for that.
 """
 
 from __future__ import annotations
@@ -174,23 +175,35 @@ def test_running_an_engine_needs_nothing_that_the_lean_runtime_lacks(repository:
     assert [name for name in sorted(found) if not is_there(name, TABLE[LEAN])] == []
 
 
-@pytest.fixture
-def trt() -> ModuleType:
+MODULES = ("tensorrt", "tensorrt_lean_bindings")
+"""The whole of TensorRT, and the module of its lean runtime as the wheel on the package index has it."""
+
+
+@pytest.fixture(params=MODULES)
+def trt(request: pytest.FixtureRequest) -> ModuleType:
     try:
-        module = importlib.import_module("tensorrt")
+        module = importlib.import_module(request.param)
     except Exception as error:  # its own loader raises more than ImportError when a library is missing
-        pytest.skip(f"TensorRT cannot be imported here: {error}")
+        pytest.skip(f"{request.param} cannot be imported here: {error}")
     return module
 
 
 def test_the_module_that_is_here_has_what_was_recorded_for_its_version(trt: ModuleType) -> None:
     found = runpy.run_path(str(HERE / "collect_api.py"))["names"](trt)
-    here = versions.version(trt)
+    here, lean = versions.version(trt), not hasattr(trt, "Builder")
     for name, (since, until) in MEMBERS.items():
+        if lean and name.partition(".")[0] not in found:
+            continue  # an enum that only building needs
         assert (name in found) == (since <= here < until), name
         assert (versions.member(trt, name) is not None) == (since <= here < until), name
-    recorded = TABLE.get(str(trt.__version__))
+    recorded = TABLE.get(f"{'lean-' if lean else ''}{trt.__version__}")
     assert recorded is None or recorded == found
+
+
+def test_the_module_that_is_here_has_all_that_running_an_engine_touches(trt: ModuleType, repository: Path) -> None:
+    found = runpy.run_path(str(HERE / "collect_api.py"))["names"](trt)
+    touches = {name for path in sources(repository) if path.name in RUNS_ENGINES for name in touched(path)}
+    assert [name for name in sorted(touches) if not is_there(name, found)] == []
 
 
 def test_types_of_the_module_that_is_here_have_numpys_names(trt: ModuleType) -> None:

@@ -28,6 +28,7 @@ from camscribe.runtime.commands import build, build_enhancer
 from camscribe.runtime.cuda import driver
 from camscribe.runtime.enhancer import Enhancer
 from camscribe.runtime.enhancer_bundle import DEFAULT_ENHANCER, EnhancerBundle
+from camscribe.runtime.enhancer_network import FallbackNetwork
 from camscribe.runtime.errors import EngineError, NoEngineError, OptionError, SourceError
 from camscribe.runtime.tensorrt import enhancer_engines, enhancer_gate, sealed_file, versions
 from camscribe.runtime.tensorrt import enhancer_network as tensorrt_network
@@ -307,6 +308,26 @@ def test_a_device_that_fails_is_one_line_and_can_be_used_again(
         enhancer.enlarge(photo)
     machine.failing = False
     assert enhancer.enlarge(photo).shape == (244, 360, 3)
+
+
+def test_auto_goes_on_with_the_next_backend_when_a_device_fails_and_says_so_once(
+    enhancer_bundle: EnhancerBundle, photo: np.ndarray, alone: Enhancer, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, machine, _ = network_of(enhancer_bundle, [(61, 90)])
+    second, other, _ = network_of(enhancer_bundle, [(61, 90)])
+    network = FallbackNetwork(first, lambda: second)
+    with Enhancer(enhancer_bundle, network, "psnr", alone.choice) as enhancer:
+        expected = enhancer.enlarge(photo)
+        machine.failing = True
+        for _ in range(2):
+            assert np.array_equal(enhancer.enlarge(photo), expected)
+        assert [record.getMessage() for record in caplog.records] == [
+            "camscribe: CUDA failed enhancing; the next fastest backend goes on"
+        ]
+        assert machine.closed
+        other.failing = True
+        with pytest.raises(EngineError, match="CUDA failed enhancing"):
+            enhancer.enlarge(photo)
 
 
 @pytest.fixture

@@ -110,7 +110,8 @@ def test_a_missing_tensorrt_is_one_line_with_the_remedy(monkeypatch: pytest.Monk
         monkeypatch.setitem(sys.modules, name, None)
     for building in (True, False):
         with pytest.raises(
-            EngineError, match=r"nvidia-jetpack\), elsewhere: pip install \"camscribe\[tensorrt\]\""
+            EngineError,
+            match=r"nvidia-jetpack\), elsewhere: pip uninstall onnxruntime, then pip install \"camscribe\[tensorrt\]\"",
         ) as caught:
             versions.load(building=building)
         assert "\n" not in str(caught.value)
