@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from camscribe.runtime.errors import CamscribeError, DataError
@@ -139,6 +142,45 @@ def test_a_file_of_another_form_is_refused_even_with_skip_bad(
     with pytest.raises(DataError, match=message) as caught:
         read_annotations(DataConfig(config.root, annotations=config.annotations, skip_bad=True), "all")
     assert "\n" not in str(caught.value)
+
+
+wild = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def mostly(good: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Objects of which a value in ten is wild."""
+    values = {
+        key: st.integers(0, 9).flatmap(lambda draw, v=value: st.just(v) if draw else wild)
+        for key, value in good.items()
+    }
+    return st.fixed_dictionaries(values)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=80)
+@given(
+    image=mostly({"id": 1, "file_name": "a.png", "width": 60, "height": 40}),
+    box=mostly({"image_id": 1, "category_id": 3, "bbox": [1, 2, 30, 20], "attributes": [7], "iscrowd": 0}),
+    category=mostly({"id": 3, "name": "car"}),
+    attribute=mostly({"id": 7, "name": "red"}),
+    whole=wild | st.fixed_dictionaries(dict.fromkeys(("images", "annotations", "categories"), wild)),
+    skip=st.booleans(),
+)
+def test_any_file_is_read_or_refused_with_an_error_of_ours(
+    tmp_path: Path, image: Any, box: Any, category: Any, attribute: Any, whole: Any, skip: bool
+) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    content = {"images": [image], "annotations": [box], "categories": [category], "attributes": [attribute]}
+    for each in (content, whole):
+        (tmp_path / "wild.json").write_text(json.dumps(each), encoding="utf-8")
+        config = DataConfig(str(tmp_path), annotations=str(tmp_path / "wild.json"), skip_bad=skip)
+        with contextlib.suppress(CamscribeError):
+            found = read_annotations(config, "all")
+            scene = Scenes(found.images, Names(found.classes, attribute_names(found, 1)), PixelSpec(32, 32))
+            assert torch.isfinite(scene.targets(0, 1, crowds=True)["boxes"]).all()
 
 
 def test_missing_files_and_folders_are_named(write: Write, tmp_path: Path) -> None:
