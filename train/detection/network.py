@@ -18,6 +18,8 @@ from camscribe.train.detection.scenes import Names, Targets
 from camscribe.train.detection.weights import read_network
 
 Maps = dict[str, Tensor]
+_EPSILON = 1e-5
+"""PyTorch's own, of batch norms."""
 
 
 class AttributeHead(nn.Module):
@@ -191,11 +193,15 @@ def train_backbone(network: FasterRCNN, trained: int) -> None:
 
 @torch.no_grad()
 def _settle_norms(network: FasterRCNN, images: Sequence[Tensor]) -> None:
-    for module in network.backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # a mean of what it sees
+    norms = [module for module in network.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    epsilons = [norm.eps for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.eps = None, _EPSILON  # a mean of what it sees
     seen, _ = network.eval().transform(list(images))
     network.backbone.train()(seen.tensors)
+    for norm, epsilon in zip(norms, epsilons, strict=True):  # some have 0, with which a dead channel would be no number
+        norm.running_var += _EPSILON - epsilon
+        norm.eps = epsilon
 
 
 def _freeze_norms(module: nn.Module) -> None:

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
+from torchvision.ops import FrozenBatchNorm2d
 
 from camscribe.runtime.errors import DataError
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.config import ModelConfig as CaptionerConfig
+from camscribe.train.detection import weights
 from camscribe.train.detection.config import ModelConfig, from_dict, load_config
 from camscribe.train.detection.network import build_detector, train_backbone
 from camscribe.train.detection.scenes import Names, Targets
@@ -133,6 +135,18 @@ def test_a_real_detector_trains_and_its_checkpoint_is_read(tmp_path: Path) -> No
         "rpn.head.bbox_pred.weight",
     ):
         assert torch.equal(mine.network.state_dict()[name], network.state_dict()[name])
+
+
+@torch.no_grad()
+def test_random_norms_settle_where_their_epsilon_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(weights._EPSILON, "fasterrcnn_tiny", 0.0)
+    grey = [torch.full((3, SIDE, SIDE), 0.5)] * 2  # no variance but at the edges
+    network = build_detector(CONFIG, NAMES, "none", grey).eval()
+    norms = [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert [norm.eps for norm in norms] == [0.0] * 3
+    assert any((norm.running_var != 1).any() for norm in norms)
+    listed, _ = network.transform([torch.rand(3, SIDE, SIDE)])
+    assert all(torch.isfinite(value).all() for value in network.backbone(listed.tensors).values())
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
