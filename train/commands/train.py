@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if fabric.is_global_zero:
         print(f"best checkpoint: {best}")
         if isinstance(config, DetectionConfig):
-            print(f'next: a captioner with encoder = "faster_rcnn", detector = "{config.model.detector}", its weights')
+            detector = config.model.detector
+            print(f'next: a captioner with encoder = "faster_rcnn", detector = "{detector}" and weights = "{best}"')
         else:
             print(f"next: camscribe export {best} --out BUNDLE")
     return 0
