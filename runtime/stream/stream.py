@@ -139,8 +139,8 @@ class CaptionStream:
         # Lines on a terminal are there unasked.
         if failures and len(failures) >= sum(not isinstance(each.sink, TerminalSink) for each in self._deliveries):
             raise failures[0]
-        for error in failures:
-            self._report(f"{error}; the stream goes on without it")
+        for failure in failures:
+            self._report(f"{failure}; the stream goes on without it")
 
     def __iter__(self) -> Iterator[Captioned]:
         return self
