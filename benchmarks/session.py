@@ -267,6 +267,8 @@ class Session:
             enqueue = sum(recorder.enqueue_ms) / recorder.captions if recorder.enqueue_ms else None
             found += statistics.stage_warnings(split, enqueue)
         latency = statistics.spread(latencies)
+        roofline = plugs.bound(variant, self._limits, recorder.steps(), latency.median)
+        found += statistics.limit_warnings(roofline)
         quality: Quality | Missing = self._get("quality", name)
         memory: Memory | Missing = self._get("memory", name)
         build: Build | Missing = self._get("build", name)
@@ -291,7 +293,7 @@ class Session:
             build=build,
             energy=self._get("energy", name),
             floor=self._floor_row(name, latencies),
-            roofline=plugs.bound(variant, self._limits, recorder.steps(), latency.median),
+            roofline=roofline,
             fixed_rate=rate,
             batch_sweep=batch,
             beam_sweep=beam,

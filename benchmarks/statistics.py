@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from camscribe.benchmarks.schema import Spread, Stage
+from camscribe.benchmarks.schema import Missing, Spread, Stage
 from camscribe.runtime.errors import OptionError
 
 UNSTEADY = 0.025
@@ -89,6 +90,19 @@ def latency_warnings(samples: Sequence[float], groups: Sequence[int], what: str 
             "close other programs, fix the clocks, or measure longer"
         )
     return found
+
+
+def limit_warnings(roofline: Mapping[str, Any] | Missing) -> list[str]:
+    """Whether the limits of the machine can be believed: nothing is faster than it can be."""
+    if isinstance(roofline, Missing):
+        return []
+    share = roofline["caption"]["share"]
+    if share <= 1:
+        return []
+    return [
+        f"the machine's limits were measured too low: a caption reaches {share:.0%} of them; something else ran "
+        "meanwhile, so measure again when nothing does"
+    ]
 
 
 def stage_warnings(stages: Mapping[str, Stage], enqueue_ms: float | None = None) -> list[str]:

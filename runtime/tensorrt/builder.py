@@ -1,4 +1,7 @@
-"""A frozen ONNX graph to a serialized engine. Calls only what every TensorRT from 8.5 to 11 has; see versions.py."""
+"""A frozen ONNX graph to a serialized engine. Calls only what every TensorRT from 8.5 to 11 has; see versions.py.
+
+Who changes how an engine is built raises ``engine_cache.RECIPE``.
+"""
 
 from __future__ import annotations
 

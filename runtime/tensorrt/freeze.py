@@ -6,6 +6,9 @@ ONNX Runtime's own optimised file cannot be used: where a CPU lacks an operator 
 casts to float32 around it, and drops some that are in the graph, so the islands of the typed FP16 graph would be lost.
 But what it computed once is right. So its constants are taken over, and the nodes stay as export wrote them. That
 makes the k of TopK a constant, as TensorRT wants it, and float32 weights of those that are stored in half precision.
+
+The cache knows a graph by its file as it was exported: who changes what is made of it here, or in ``symmetric``, raises
+``engine_cache.RECIPE``, so that engines of before are built again.
 """
 
 from __future__ import annotations

@@ -79,6 +79,13 @@ def test_a_device_that_waits_is_warned_of() -> None:
     assert "transfer-bound" in statistics.stage_warnings({**parts, "h2d": stage(5.0)})[0]
 
 
+def test_limits_that_a_caption_beats_are_warned_of() -> None:
+    assert statistics.limit_warnings(Missing("not asked for")) == []
+    assert statistics.limit_warnings({"caption": {"share": 0.4}}) == []
+    (warning,) = statistics.limit_warnings({"caption": {"share": 2.36}})
+    assert "a caption reaches 236% of them" in warning
+
+
 def test_the_interval_of_a_ratio_holds_what_noise_makes() -> None:
     generator = np.random.default_rng(1)
     old, new = generator.normal(10, 1, 400), generator.normal(10, 1, 400)
