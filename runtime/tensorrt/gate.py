@@ -43,10 +43,10 @@ class Limits(NamedTuple):
 
 
 LIMITS = {"float32": Limits(1e-3, 0.01, 0.02), "fp16": Limits(0.03, 0.2, 0.1), "int8": Limits(0.3, 1.5, 0.3)}
-"""By precision. The bundled model's graphs on ONNX Runtime's CPU differ from its float32 ones by 0.0035 and 0.014 in
-fp16 (types and weights rounded, most sums in float32), and by 0.18 and 0.78 in int8 as TensorRT gets it (with signed
-activations; 0.14 and 0.77 as a CPU has it): half-precision sums get ten times the room, int8, which is the same sums
-everywhere, twice. Float32 gets what another order of summation may take. Boxes come and go at thresholds; how
+"""By precision. The bundled model's graphs on ONNX Runtime's CPU differ from its float32 ones by 0.0056 and 0.028 in
+fp16 (types and weights rounded, most sums in float32), and by 0.17 and 0.81 in int8 as TensorRT gets it (with signed
+activations; 0.16 and 0.84 as a CPU has it): half-precision sums get five times the room, int8, which is the same sums
+everywhere, nearly twice. Float32 gets what another order of summation may take. Boxes come and go at thresholds; how
 many do was not measured yet, and the captions decide."""
 
 
