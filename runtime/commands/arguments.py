@@ -79,13 +79,8 @@ def open_enhancer(captioner: Captioner, options: argparse.Namespace) -> contextl
     from camscribe.runtime.enhancer import Enhancer
 
     backend: Literal["auto", "cpu"] = "cpu" if options.backend == "cpu" else "auto"
-    from camscribe.runtime.enhancer_bundle import EnhancerBundle
-
-    # A captioner gains from sharp edges, not from the least error: see docs/enhance.md.
-    folder = named_bundle(options.enhancer)
-    variants = EnhancerBundle.load(folder, "cpu").manifest.variants
-    variant = "gan" if "gan" in variants else None
-    enhancer = Enhancer.load(folder, backend, threads=options.threads, variant=variant)
+    # Its default variant, of least error, is what the shipped captioner gains from: see docs/enhance.md.
+    enhancer = Enhancer.load(named_bundle(options.enhancer), backend, threads=options.threads)
     captioner.enhance_below(options.enhance, enhancer)
     return enhancer
 
