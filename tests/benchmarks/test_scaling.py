@@ -79,7 +79,7 @@ def test_without_rounds_graphs_are_counted_and_nothing_is_timed(repository: Path
     made = read_scaling(out.read_text(encoding="utf-8"))
     assert made.studies == {}
     assert set(made.left_out.values()) == {"nothing was timed (--rounds 0)"}
-    assert made.graphs["decoder"].weight_bytes > 10e6
+    assert made.graphs["decoder"].weight_bytes > 8e6
 
 
 @pytest.mark.slow
