@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 from camscribe.runtime.enhancer_bundle import EnhancerBundle
 from camscribe.runtime.errors import BundleError, EngineError, NoEngineError, OptionError
 from camscribe.runtime.executor import BuildTold, Choice, has_nvidia_gpu, why_not
+from camscribe.runtime.fallback import Fallback
 from camscribe.runtime.manifest import Device
 from camscribe.runtime.onnxruntime_executor import open_session, providers_for, tensor_specs
 from camscribe.runtime.pixels import Pixels
@@ -87,57 +87,22 @@ class SessionNetwork:
         self._session = None
 
 
-class FallbackNetwork:
-    """Runs images in the first network, and in a second one those that the first has no engine for. See ``Network``.
+class FallbackNetwork(Fallback[Network]):
+    """Runs images in the first network or the second. See ``Network`` and ``Fallback``."""
 
-    An image in which the first one fails is lost; ``give_up`` leaves all that follow to the second.
-
-    Args:
-        first: raises ``NoEngineError`` in ``window`` for what it cannot do.
-        second: opens the other one, when it is first needed.
-    """
+    work = "images"
 
     def __init__(self, first: Network, second: Callable[[], Network]) -> None:
-        self._first, self._open_second = first, second
-        self._second: Network | None = None
-        self._active = first
-        self._lost = False
+        super().__init__(first, second)
         self.notes = first.notes
 
     def window(self, height: int, width: int) -> tuple[int, int]:
         """See ``Network``."""
-        if not self._lost:
-            try:
-                self._active = self._first
-                return self._first.window(height, width)
-            except NoEngineError as error:
-                if self._second is None:
-                    _LOG.warning("camscribe: %s; the next fastest backend takes such images", error)
-                    self._second = self._open_second()
-                self._active = self._second
-        return self._active.window(height, width)
-
-    def give_up(self, error: EngineError) -> bool:
-        """See ``camscribe.runtime.fallback.FallbackExecutor``: the image begins anew in the second network."""
-        if self._active is not self._first:
-            return isinstance(self._active, FallbackNetwork) and self._active.give_up(error)
-        _LOG.warning("camscribe: %s; the next fastest backend goes on", error)
-        self._lost = True
-        with contextlib.suppress(EngineError):  # what failed need not close either; its memory may be needed
-            self._first.close()
-        self._second = self._second or self._open_second()
-        self._active = self._second
-        return True
+        return self._begin(lambda network: network.window(height, width))
 
     def run(self, images: Pixels) -> Pixels:
         """See ``Network``."""
         return self._active.run(images)
-
-    def close(self) -> None:
-        """See ``Network``."""
-        self._first.close()
-        if self._second is not None:
-            self._second.close()
 
 
 class Opened(NamedTuple):

@@ -19,6 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from camscribe.runtime.errors import DataError
 from camscribe.train import timm_models
+from camscribe.train.fitting import load_fitting
 
 # ImageNet's, which all torchvision weights and their kin expect of RGB in 0..1.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -185,16 +186,7 @@ def _load_local(model: nn.Module, name: str, path: Path) -> None:
     own = set(model.state_dict())
     if not set(tensors) & own and hasattr(model, "features"):
         target = model.features
-    wanted = target.state_dict()
-    missing = [key for key in wanted if key not in tensors and not _is_head(key)]
-    extra = [key for key in tensors if key not in wanted]
-    other = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
-    if missing or extra or other:
-        raise DataError(
-            f"{path}: does not fit torchvision's {name}: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(extra)} unknown {extra[:3]}, {len(other)} of another shape {other[:3]}"
-        )
-    target.load_state_dict(tensors, strict=False)
+    load_fitting(target, tensors, f"{path}: does not fit torchvision's {name}", _is_head)
 
 
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)

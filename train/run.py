@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from camscribe.runtime.errors import DataError
+from camscribe.runtime.errors import DataError, OptionError
 from camscribe.train.checkpoint import Checkpoint
 
 
@@ -113,6 +113,35 @@ class Run(ABC):
 
     def _stage_file(self, index: int) -> Path:
         return self.folder / f"stage-{index}.safetensors"
+
+    def _begin_stage(self, index: int) -> Checkpoint | None:
+        """Loads the weights that a stage begins with; returns the checkpoint that it goes on from, if it does."""
+        resumed, self._resumed = self._resumed, None
+        if resumed:
+            self.model.load_state_dict(resumed.of("model."))
+        elif index:
+            self.model.load_state_dict(Checkpoint.load(self._stage_file(index - 1)).of("model."))
+        return resumed
+
+    def _judge(self, index: int, score: str, value: float) -> bool:
+        """Keeps the model where no validation of its stage had as high a ``score``; returns whether none of the run."""
+        self.position.waited += 1
+        if not value > self.position.best:  # also where it is no number
+            return False
+        self.position.best, self.position.waited = value, 0
+        best = self._is_best(score)
+        self._save_stage(index, best)
+        return best
+
+    def _check_batches(self) -> None:
+        """Refuses batches that the processes cannot share evenly.
+
+        Raises:
+            OptionError: there is one.
+        """
+        for stage in self.config.stage:
+            if stage.batch % self.fabric.world_size:
+                raise OptionError(f"stage {stage.name}: batch is {stage.batch}; expected a multiple of the processes")
 
     def _is_best(self, score: str) -> bool:
         """Whether no validation of the run before the last one had as high a ``score``."""

@@ -108,11 +108,7 @@ class Trainer(Run):
 
     def _run_stage(self, stage: StageConfig, index: int) -> None:
         trained = stage.trained_backbone_stages
-        resumed, self._resumed = self._resumed, None
-        if resumed:
-            self.model.load_state_dict(resumed.of("model."))
-        elif index:
-            self.model.load_state_dict(Checkpoint.load(self._stage_file(index - 1)).of("model."))
+        resumed = self._begin_stage(index)
         self._freeze(trained)
         self.model.decoder.dropout.p = self.config.model.dropout if stage.dropout is None else stage.dropout
         self._start_average()
@@ -267,13 +263,8 @@ class Trainer(Run):
             f"{stage.name} {self.position.epoch + 1}/{stage.epochs}: CIDEr {cider:.4f}, {counts.different} different, "
             f"{counts.bad_endings} bad endings, {counts.stuttered} stuttered, {counts.mean_words:.1f} words"
         )
-        self.position.waited += 1
-        if cider > self.position.best:
-            self.position.best, self.position.waited = cider, 0
-            best = self._is_best("tune_cider")
-            self._save_stage(index, best)
-            if best:
-                self._sheet(captions)
+        if self._judge(index, "tune_cider", cider):
+            self._sheet(captions)
         self._put(weights)
         figures.curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
 

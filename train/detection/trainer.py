@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.errors import DataError
 from camscribe.runtime.pixels import PixelSpec
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train import figures
@@ -49,9 +49,7 @@ class Trainer(Run):
 
     def __init__(self, config: Config, folder: Path, fabric: lightning_fabric.Fabric) -> None:
         super().__init__(config, folder, fabric)
-        for stage in config.stage:
-            if stage.batch % fabric.world_size:
-                raise OptionError(f"stage {stage.name}: batch is {stage.batch}; expected a multiple of the processes")
+        self._check_batches()
         train, tune = (read_annotations(config.data, split) for split in (config.data.train, config.data.tune))
         check_splits(train, tune)
         self.names = Names(train.classes, attribute_names(train, config.data.min_count))
@@ -84,11 +82,7 @@ class Trainer(Run):
     # -- one stage ----------------------------------------------------------------------------------------------------
 
     def _run_stage(self, stage: StageConfig, index: int) -> None:
-        resumed, self._resumed = self._resumed, None
-        if resumed:
-            self.model.load_state_dict(resumed.of("model."))
-        elif index:
-            self.model.load_state_dict(Checkpoint.load(self._stage_file(index - 1)).of("model."))
+        resumed = self._begin_stage(index)
         train_backbone(self.model, stage.trained_backbone_stages)
         self.model.roi_heads.fg_bg_sampler.batch_size_per_image = stage.samples
         self._start_average()
@@ -173,13 +167,8 @@ class Trainer(Run):
             f"{stage.name} {self.position.epoch + 1}/{stage.epochs}: mean average precision {score:.4f} at IoU 0.5"
             f"{attributes}"
         )
-        self.position.waited += 1
-        if score > self.position.best:
-            self.position.best, self.position.waited = score, 0
-            best = self._is_best("tune_map50")
-            self._save_stage(index, best)
-            if best:
-                pictures.sheet(self.tune, truth, found, self.folder / "samples.png")
+        if self._judge(index, "tune_map50", score):
+            pictures.sheet(self.tune, truth, found, self.folder / "samples.png")
         self._put(weights)
         figures.curves(self.folder / "metrics.jsonl", self.folder / "curves.png")
 

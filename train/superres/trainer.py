@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.errors import DataError
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train import figures
@@ -56,9 +56,7 @@ class Trainer(Run):
 
     def __init__(self, config: Config, folder: Path, fabric: lightning_fabric.Fabric) -> None:
         super().__init__(config, folder, fabric)
-        for stage in config.stage:
-            if stage.batch % fabric.world_size:
-                raise OptionError(f"stage {stage.name}: batch is {stage.batch}; expected a multiple of the processes")
+        self._check_batches()
         patch = max(stage.patch for stage in config.stage)
         self.photographs = read_photographs(config.data, config.model.scale, patch)
         self._say(self.photographs.report())
@@ -75,11 +73,7 @@ class Trainer(Run):
     # -- one stage ----------------------------------------------------------------------------------------------------
 
     def _run_stage(self, stage: StageConfig, index: int) -> None:
-        resumed, self._resumed = self._resumed, None
-        if resumed:
-            self.model.load_state_dict(resumed.of("model."))
-        elif index:
-            self.model.load_state_dict(Checkpoint.load(self._stage_file(index - 1)).of("model."))
+        resumed = self._begin_stage(index)
         self._start_average()
         optimizer: Any = torch.optim.Adam(self.model.parameters(), stage.learning_rate, _BETAS, fused=True)
         generator, optimizer = self.fabric.setup(self.model, optimizer)
