@@ -215,9 +215,11 @@ class Session:
                 self._part("build")[variant.name] = Missing("takes minutes; asked for with --builds")
             else:
                 self._part("build")[variant.name] = child.build(variant)
-        self._limits = (
-            plugs.limits(self.plan.threads) if self.plan.roofline else Missing("not asked for (--no-roofline)")
-        )
+        self._limits = Missing("not asked for (--no-roofline)")
+        if self.plan.roofline:
+            self.tell("what the machine can do at most")
+            self._limits = NOT_YET
+            self._limits = plugs.limits(self.plan.threads, gpu=any(each.backend != "cpu" for each in self.opened))
 
     def _part(self, name: str) -> dict[str, Any]:
         return self._parts.setdefault(name, {})
@@ -267,7 +269,7 @@ class Session:
             enqueue = sum(recorder.enqueue_ms) / recorder.captions if recorder.enqueue_ms else None
             found += statistics.stage_warnings(split, enqueue)
         latency = statistics.spread(latencies)
-        roofline = plugs.bound(variant, self._limits, recorder.steps(), latency.median)
+        roofline = plugs.bound(variant, self._limits, recorder.steps(), latency.median, split)
         found += statistics.limit_warnings(roofline)
         quality: Quality | Missing = self._get("quality", name)
         memory: Memory | Missing = self._get("memory", name)
