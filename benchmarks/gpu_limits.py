@@ -131,7 +131,7 @@ def _fewest(timed: Callable[[int], float]) -> float:
 
 
 def onnxruntime_rate(rate: str, device: Device, side: int = SIDE) -> float:
-    """Multiply-adds a second of ONNX Runtime on a device. Runs are enqueued one after the other; the last is waited for.
+    """Multiply-adds a second of ONNX Runtime on a device. Runs are enqueued one by one; the last is waited for.
 
     Args:
         rate: ``float32``, ``fp16`` or ``int8``.
