@@ -82,7 +82,8 @@ def latency_warnings(samples: Sequence[float], groups: Sequence[int], what: str 
     """What to know of the latencies before they are believed."""
     found = []
     if len(samples) < 100:
-        found.append(f"only {len(samples)} {what}s: p99 is little more than the slowest of them")
+        plural = "" if len(samples) == 1 else "s"
+        found.append(f"only {len(samples)} {what}{plural}: p99 is little more than the slowest of all")
     variation = steadiness(samples, groups)
     if variation is not None and variation > UNSTEADY:
         found.append(
