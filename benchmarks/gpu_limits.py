@@ -199,7 +199,7 @@ def _by_tensorrt(gpu: Gpu, rate: str) -> float:
         return data
 
     _, data = engines.first_that_works(tools.typings(rate), attempt, lambda phase, share: None)
-    kind = "float32" if rate == "int8" else _TYPES[rate]
+    kind: Any = "float32" if rate == "int8" else _TYPES[rate]
     spec = GraphSpec(name, (), (TensorSpec("left", kind, (SIDE, SIDE)),), (TensorSpec("out", kind, (SIDE, SIDE)),))
     with gpu.current("measuring products") as cuda:
         memory, values = Memory(gpu), products.left(kind, SIDE)

@@ -125,7 +125,8 @@ def _written_as(name: str, arrays: Mapping[str, npt.NDArray[Any]], readers: Mapp
 
 def _type(array: npt.NDArray[Any]) -> str:
     """As ONNX Runtime's profile names it."""
-    return {"float32": "float", "float64": "double"}.get(array.dtype.name, array.dtype.name)
+    name = str(array.dtype.name)
+    return {"float32": "float", "float64": "double"}.get(name, name)
 
 
 def _rate(factors: Sequence[str]) -> str:

@@ -84,8 +84,8 @@ class Clocks:
 
     def look(self, cpu: Sequence[float], gpus: Sequence[float]) -> None:
         """Adds what the clocks show now; none where they show nothing."""
-        now = {"the CPU's clock": max(cpu)} if cpu else {}
-        for name, value in (now | {f"the clock of GPU {index}": value for index, value in enumerate(gpus)}).items():
+        now = [("the CPU's clock", max(cpu))] if cpu else []
+        for name, value in (*now, *((f"the clock of GPU {index}", value) for index, value in enumerate(gpus))):
             self.samples.setdefault(name, []).append(value)
 
     def warnings(self) -> list[str]:

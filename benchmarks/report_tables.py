@@ -52,8 +52,8 @@ def tables(report: Report) -> Iterator[Table]:
     if lost.rows:
         yield lost
     if not isinstance(report.roofline, Missing):
-        head = ("device", "GB/s, largest block", "fastest block", "float32 GMAC/s", "fp16 GMAC/s", "int8 GMAC/s")
-        yield Table("What the devices do at most", head, [_device(each) for each in _devices(report.roofline)])
+        machines = [_device(each) for each in _devices(report.roofline)]
+        yield Table("What the devices do at most", _DEVICE_HEAD, machines)
     stages = _stages(report.variants)
     if stages:
         yield Table("Stages", ("ms in a caption, mean", *names.values()), stages)
@@ -90,6 +90,9 @@ def limits(report: Report) -> Table:
     ]
     head = ("variant", "least ms", "measured ms", "most is lost in", "encoder limited by", "a step limited by")
     return Table("Limits", head, rows)
+
+
+_DEVICE_HEAD = ("device", "GB/s, largest block", "fastest block", "float32 GMAC/s", "fp16 GMAC/s", "int8 GMAC/s")
 
 
 def _devices(roofline: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from camscribe.benchmarks.graph_count import Work, work
 from camscribe.benchmarks.schema import Missing, Spread, Stage
 from camscribe.runtime import cli
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.cuda.driver import open_gpu
 from camscribe.runtime.errors import BundleError, EngineError
 
 CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -93,7 +94,7 @@ def test_float32_is_counted_as_the_profile_of_a_cpu_counts_it(bundle: Bundle) ->
 def test_halves_are_two_bytes_and_islands_four(bundle: Bundle) -> None:
     sizes = {"B": 1, "K": 3}
     counts = {
-        (precision, name): work(bundle.graph(precision, name), getattr(pair, name).external, sizes)  # type: ignore[arg-type]
+        (precision, name): work(bundle.graph(precision, name), getattr(pair, name).external, sizes)
         for precision, pair in bundle.manifest.precisions.items()
         for name in ("encoder", "decoder")
     }
@@ -258,12 +259,12 @@ def test_a_machine_without_a_gpu_says_so_and_gives_no_figure() -> None:
     if isinstance(found, dict):
         pytest.skip("there is a GPU")
     with pytest.raises(EngineError, match=re.escape(found.missing)):
-        gpu_limits.open_gpu()
+        open_gpu()
 
 
 @pytest.mark.gpu
 def test_a_gpu_s_limits_are_measured() -> None:
-    gpu = pytest.importorskip("camscribe.runtime.cuda.driver").open_gpu()
+    gpu = open_gpu()
     before = gpu.free_bytes()
     found = gpu_limits.limits()
     assert found["device"] == gpu.info.name
