@@ -4,8 +4,8 @@ A graph takes at least its operations over the rate of matrix products, and at l
 bandwidth is that of a block as large as the graph's own bytes: what fits the cache is read from there. The bytes are
 those that must be moved once, so that a bound is a floor and not a forecast (Williams et al. 2009).
 
-On a CPU both are counted from what ONNX Runtime runs there, and the graphs are timed alone. On a GPU they are counted
-by the types in the files (``graph_count``), and the times are those of the stages of a caption.
+On a CPU both are counted from what ONNX Runtime runs there, on a GPU by the types in the files (``graph_count``). Times
+are those of the stages of a caption.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from camscribe.runtime.threads import physical_cores
 SIZES_MB = (1, 4, 16, 64, 256)
 """Of the blocks that are copied; the last is well beyond the cache of the processors this is meant for."""
 _SIDE = 1024
-_COPIES = ("h2d", "spread", "d2h")
+_AROUND = {
+    "reading and reducing the photograph": ("decode", "preprocess"),
+    "copies to, on and from the device": ("h2d", "spread", "d2h"),
+    "search and words": ("search", "words"),
+}
+"""What is no graph, and the stages that it consists of."""
 _NOT_APART = Missing("the operators of a graph are not timed one by one on a GPU")
 
 
@@ -79,38 +84,35 @@ def bound(
         machine: of ``limits``.
         steps: of a caption, on average.
         measured_ms: a whole caption.
-        stages: of a caption, from which a GPU's graphs have their times.
+        stages: of a caption.
     """
+    if isinstance(stages, Missing):
+        return stages
     sizes = {"B": 1, "K": bundle.manifest.search.beams}
-    copies = 0.0
+    # Not those of the graphs run alone, some minutes later: a machine that drifts would put the drift down to a part.
+    measured = {"encoder": stages["encoder"].time_ms.median, "decoder": stages["decoder step"].time_ms.median}
     if backend == "cpu":
-        costs = {
-            name: cost(bundle.graph(precision, name), sizes, machine["threads"]) for name in ("encoder", "decoder")
-        }
+        costs = {name: cost(bundle.graph(precision, name), sizes, machine["threads"]) for name in measured}
         encoder, step = (
-            part(each, machine, each.time_ms, products_ms=each.products_ms, other_operators_ms=each.others_ms)
-            for each in costs.values()
+            part(each, machine, measured[name], products_ms=each.products_ms, other_operators_ms=each.others_ms)
+            for name, each in costs.items()
         )
     else:
-        if isinstance(stages, Missing):
-            return stages
         counted = _counted(bundle, precision, sizes)
         gpu = gpu_machine(machine.get("gpu", {"missing": "the GPU's limits were not measured"}), counted.values())
         if isinstance(gpu, Missing):
             return gpu
-        encoder, step = (
-            part(counted[graph], gpu, stages[stage].time_ms.median)
-            for graph, stage in (("encoder", "encoder"), ("decoder", "decoder step"))
-        )
-        copies = sum(stages[name].time_ms.mean * stages[name].per_caption for name in _COPIES if name in stages)
+        encoder, step = (part(counted[name], gpu, measured_ms) for name, measured_ms in measured.items())
     least = encoder["bound_ms"] + steps * step["bound_ms"]
-    graphs = encoder["measured_ms"] + steps * step["measured_ms"]
     losses = {
         "encoder, above its bound": encoder["measured_ms"] - encoder["bound_ms"],
         "decoder steps, above their bound": steps * (step["measured_ms"] - step["bound_ms"]),
-        **({} if backend == "cpu" else {"copies to, on and from the device": copies}),
-        "around the graphs": measured_ms - graphs - copies,
+        **{
+            what: sum(stages[name].time_ms.median * stages[name].per_caption for name in names if name in stages)
+            for what, names in _AROUND.items()
+        },
     }
+    losses["what lies between"] = measured_ms - least - sum(losses.values())
     return {
         "steps": steps,
         "encoder": encoder,
