@@ -150,7 +150,9 @@ def _train(kind: str, runs: Path, data: Path) -> None:
 def _export(checkpoint: Path, runs: Path, kind: str, stage: str) -> Path:
     bundle = runs / "bundles" / f"{kind}-{stage}"
     if not (bundle / "bundle.json").exists():
-        _run(["export", str(checkpoint), "--out", str(bundle), "--cpu-precision", "int8"])
+        _run(
+            ["export", str(checkpoint), "--out", str(bundle), "--int8-encoder", "--cpu-precision", "int8", "--no-fp16"]
+        )
     return bundle
 
 

@@ -361,6 +361,29 @@ def searches(results: Results) -> list[str]:
     return [*lines, *(f"\nLeft out: {name}: {why}" for name, why in made["left_out"].items())]
 
 
+def ablation(results: Results) -> list[str]:
+    """docs/enhance.md: the blocks at equal cost."""
+    made = results.load("enhancer-ablation")
+    rows = [
+        (
+            name,
+            f"{item['multiply_adds']:,}",
+            *(
+                f"{item['time_ms'][precision]:.1f} ({item['to_rrdb'][precision]:.2f})"
+                for precision in ("float32", "int8")
+            ),
+            f"{item['tune_psnr_y']:.2f} dB",
+            f"{item['set5_psnr_y']:.2f} / {item['set5_ssim_y']:.4f}",
+            ", ".join(f"{run['set5_psnr_y']:.2f}" for run in item["runs"]),
+        )
+        for name, item in made["networks"].items()
+    ]
+    head = ("block", "multiply-adds", "float32, ms (/ RRDB)", "int8, ms (/ RRDB)", "PSNR, tuning photographs", "Set5")
+    seeds = len(next(iter(made["networks"].values()))["runs"])
+    timed = f"Timed: {made['timed']}; {made['environment']['cores']} cores, {made['rounds']} rounds."
+    return [*table((*head, "Set5 by seed"), rows), "", f"Means of {seeds} seeds. {timed}"]
+
+
 BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "quality": quality,
     "quality-all": quality_all,
@@ -379,6 +402,7 @@ BLOCKS: dict[str, Callable[[Results], list[str]]] = {
     "models": models,
     "rewards": rewards,
     "searches": searches,
+    "enhancer-ablation": ablation,
     "enhancer-speed": lambda results: beside_pytorch(results.enhancer_speed),
 }
 """By the name in the document."""
