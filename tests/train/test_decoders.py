@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from camscribe.runtime.errors import DataError
-from camscribe.train.config import ModelConfig
+from camscribe.train.config import MemberConfig, ModelConfig
 from camscribe.train.decoders import DECODERS, make_decoder
 from camscribe.train.decoders.base import Decoder, State, spread
 from camscribe.train.decoders.updown import UpDownDecoder
@@ -18,12 +18,17 @@ CONFIG = ModelConfig(
     memory_width=24, attention_width=20, state_width=32, embedding_width=16, dropout=0.0, layers=2, heads=4, window=8
 )
 WORDS, GRID = 50, 12
+MEMBERS = (MemberConfig("soft_attention"), MemberConfig("updown", state_width=24), MemberConfig("transformer"))
+ALL = [*DECODERS, "ensemble"]
 
 
 def _decoder(name: str, **changes: object) -> Decoder:
     torch.manual_seed(5)
-    decoder = make_decoder(WORDS, GRID, replace(CONFIG, decoder=name, **changes)).eval()
-    nn.init.normal_(decoder.embedding.weight)
+    members = MEMBERS if name == "ensemble" else ()
+    decoder = make_decoder(WORDS, GRID, replace(CONFIG, decoder=name, members=members, **changes)).eval()
+    for module in decoder.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
     return decoder
 
 
@@ -32,7 +37,7 @@ def _grid(images: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("deep_output", [True, False])
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", ALL)
 def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool) -> None:
     decoder = _decoder(name, deep_output=deep_output, no_stutter=True)
     tokens = torch.randint(0, WORDS, (2, 3, 7))
@@ -115,7 +120,7 @@ def test_updown_is_the_papers_equations() -> None:
 
 
 @pytest.mark.parametrize("sampling", [0.0, 0.5])
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_decoder_learns_a_sentence_by_heart(name: str, sampling: float) -> None:
     decoder = _decoder(name)
     tokens = torch.tensor([[[1, 9, 4, 9, 7, 2]], [[1, 5, 5, 8, 3, 2]]])
