@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,42 +43,39 @@ class _Scored:
     """By image."""
 
 
-def on_split(
-    opened: Sequence[Opened], split: Split, threads: int | None, tell: Callable[[str], None]
-) -> dict[str, Quality | Missing]:
-    """Captions a split with every variant and scores it.
+class OnSplit:
+    """Captions a split with one variant after the other and scores it.
 
     Args:
-        opened: the variants.
         split: with captions.
         threads: of a CPU.
         tell: told what is being done.
-
-    Raises:
-        OptionError: the split cannot be scored: it is not there, or has no captions.
     """
-    found: dict[tuple[str, str, str], _Scored | str] = {}
 
-    def scored(path: Path, backend: str, precision: str) -> _Scored | str:
-        key = (str(path), backend, precision)
-        if key not in found:
-            tell(f"captions of {split} by {backend} {precision}")
-            found[key] = _evaluate(path, backend, precision, split, threads)
-        return found[key]
+    def __init__(self, split: Split, threads: int | None, tell: Callable[[str], None]) -> None:
+        self._split, self._threads, self._tell = split, threads, tell
+        self._found: dict[tuple[str, str, str], _Scored | str] = {}
 
-    result: dict[str, Quality | Missing] = {}
-    for variant in opened:
+    def of(self, variant: Opened) -> Quality | Missing:
+        """The quality of a variant, beside float32 on the CPU, which is captioned once.
+
+        Raises:
+            OptionError: the split cannot be scored: it is not there, or has no captions.
+        """
         path = variant.bundle.path
-        ours = scored(path, variant.backend, variant.precision)
+        ours = self._scored(path, variant.backend, variant.precision)
         if isinstance(ours, str):
-            result[variant.name] = Missing(ours)
-            continue
-        theirs = scored(path, "cpu", "float32")
+            return Missing(ours)
+        theirs = self._scored(path, "cpu", "float32")
         share = Missing(theirs) if isinstance(theirs, str) else same(ours.captions, theirs.captions)
-        result[variant.name] = Quality(
-            str(split), len(ours.captions), _score(ours, "cider"), _score(ours, "bleu4"), share
-        )
-    return result
+        return Quality(str(self._split), len(ours.captions), _score(ours, "cider"), _score(ours, "bleu4"), share)
+
+    def _scored(self, path: Path, backend: str, precision: str) -> _Scored | str:
+        key = (str(path), backend, precision)
+        if key not in self._found:
+            self._tell(f"captions of {self._split} by {backend} {precision}")
+            self._found[key] = _evaluate(path, backend, precision, self._split, self._threads)
+        return self._found[key]
 
 
 def on_images(
@@ -122,7 +119,8 @@ def _evaluate(path: Path, backend: str, precision: str, split: Split, threads: i
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             line = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            line = line.removeprefix("camscribe: ")
+            # Bench has no such option: what is skipped would be another split.
+            line = line.removeprefix("camscribe: ").removesuffix(", or skip them with --skip-bad")
             if "not installed" in line or done.returncode not in (1, 2):
                 return f"camscribe evaluate: {line:.300}"
             raise OptionError(f"--data {split.data} --split {split.split}: {line:.300}")

@@ -88,9 +88,11 @@ def _run(session: Session | EnhancerSession, out: Path, close: Callable[[], None
         if report.variants:
             _write(report, out)
         close()
-    print("\n".join(terminal.table(report)) if report.variants else "interrupted before anything was measured")
+    if report.variants:
+        print("\n".join(terminal.table(report)))
     if status:
-        print("camscribe: interrupted; the report is marked as partial", file=sys.stderr)
+        kept = "the report is marked as partial" if report.variants else "nothing was timed yet, so there is no report"
+        print(f"camscribe: interrupted; {kept}", file=sys.stderr)
     return status
 
 
@@ -181,6 +183,8 @@ def _check(options: argparse.Namespace) -> None:
     unknown = [name for name in options.peers if name not in PEERS and options.peers not in (["all"], ["none"])]
     if unknown:
         raise OptionError(f"--peers has {unknown[0]!r}; expected all, or some of {', '.join(PEERS)}")
+    if options.checkpoint is not None and not options.checkpoint.is_file():
+        raise OptionError(f"--checkpoint {options.checkpoint}: no such file; expected a checkpoint of camscribe train")
     if options.data is None and (options.split is not None or options.captions is not None):
         raise OptionError("--split and --captions need --data, the data set's folder")
 

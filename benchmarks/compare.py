@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from camscribe.benchmarks.pages import AnyReport
-from camscribe.benchmarks.schema import Memory, Missing, Quality, Spread, Variant
+from camscribe.benchmarks.schema import Memory, Missing, Quality, Report, Spread, Variant
 from camscribe.benchmarks.statistics import ratio_interval
 
 THRESHOLD = 0.05
@@ -46,6 +46,36 @@ class Comparison:
         return any(change.fails for change in self.changes)
 
 
+def _other_software(old: AnyReport, new: AnyReport) -> Iterator[str]:
+    """Bundles, versions, drivers and beams that are not the same in both."""
+    before, after = ({each.name: each.manifest_sha256 for each in report.bundles} for report in (old, new))
+    yield from (
+        f"{name}: another bundle of that name ({before[name][:12]}, now {after[name][:12]})"
+        for name in before
+        if name in after and before[name] != after[name]
+    )
+    if isinstance(old, Report) and isinstance(new, Report) and old.protocol.beams != new.protocol.beams:
+        yield f"measured with {old.protocol.beams} and {new.protocol.beams} beams"
+    for name in ("onnxruntime", "onnxruntime-gpu", "tensorrt"):
+        one, other = (_versions(report).get(name) for report in (old, new))
+        if one != other:
+            yield f"measured with {name} {one or 'none'} and {other or 'none'}"
+    one, other = (_gpus(report) for report in (old, new))
+    if one != other:
+        yield f"measured on different GPUs: {one or 'none'}, now {other or 'none'}"
+
+
+def _versions(report: AnyReport) -> dict[str, Any]:
+    where = report.environment
+    return {**where.get("packages", {}), **where.get("libraries", {})}
+
+
+def _gpus(report: AnyReport) -> str:
+    """Names and drivers; clocks and temperatures are another matter."""
+    found = report.environment.get("gpu", ())
+    return ", ".join(f"{item.get('name')} {item.get('driver_version')}" for item in found if isinstance(item, dict))
+
+
 class Row(Protocol):
     """What rows of all reports have."""
 
@@ -72,6 +102,7 @@ def compare(old: AnyReport, new: AnyReport, threshold: float = THRESHOLD) -> Com
         before, after = old.environment.get(key), new.environment.get(key)
         if before != after:
             remarks.append(f"measured on different machines: {key} was {before!r}, is {after!r}")
+    remarks += _other_software(old, new)
     if old.protocol.images != new.protocol.images:
         remarks.append("measured on different photographs")
     if old.protocol.threads != new.protocol.threads:

@@ -20,7 +20,7 @@ from typing import Any
 
 from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import Environment, environment
-from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.bundle import Bundle, content_sha256
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import OptionError
@@ -74,6 +74,8 @@ class Comparison:
     """The report."""
 
     environment: Environment
+    shipped_sha256: str
+    """``bundle.content_sha256`` of the shipped bundle."""
     photographs: int
     rounds: int
     models: list[Model]
@@ -113,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind, _, stage = name.partition("/")
         bundles[kind, stage] = folder
     bundles[SHIPPED, ""] = Bundle.load(None).path
-    made = Comparison(environment(), *_measured(bundles, options.data, options.runs, options.rounds))
+    shipped = content_sha256(Bundle.load(None).path)
+    made = Comparison(environment(), shipped, *_measured(bundles, options.data, options.runs, options.rounds))
     for model in made.models:
         test = model.scores["test"]
         print(

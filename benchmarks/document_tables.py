@@ -14,10 +14,10 @@ from camscribe.benchmarks import enhancer_schema, projection, schema
 from camscribe.benchmarks.enhancer_document import beside_pytorch
 from camscribe.benchmarks.enhancer_schema import EnhancerReport
 from camscribe.benchmarks.report_markdown import table
-from camscribe.benchmarks.report_tables import short_names
+from camscribe.benchmarks.report_tables import limits as limits_table
 from camscribe.benchmarks.report_tables import tables as report_tables
 from camscribe.benchmarks.scaling_results import Scaling, read_scaling
-from camscribe.benchmarks.schema import Missing, Report, Variant
+from camscribe.benchmarks.schema import Missing, Report
 from camscribe.runtime import typed_json
 from camscribe.runtime.errors import DataError
 
@@ -211,9 +211,8 @@ def targets(results: Results) -> list[str]:
 
 def limits(results: Results) -> list[str]:
     """docs/bench.md: what loses the rest, by the roofline of the kept report."""
-    names = short_names(results.bench)
-    rows = [(names[row.name], *_limit(row)) for row in results.bench.variants if not isinstance(row.roofline, Missing)]
-    return table(("", "least, ms", "measured, ms", "most is lost in", "encoder limited by", "a step limited by"), rows)
+    made = limits_table(results.bench)
+    return table(made.head, made.rows)
 
 
 def scaling(results: Results) -> list[str]:
@@ -401,19 +400,6 @@ def _times(item: dict[str, Any]) -> str:
 
 def _share(value: float | Missing) -> str:
     return "random weights" if isinstance(value, Missing) else f"{value:.0%}"
-
-
-def _limit(row: Variant) -> tuple[str, ...]:
-    found: Any = row.roofline
-    caption = found["caption"]
-    lost = caption["largest_loss"]
-    parts = (found["encoder"], found["decoder_step"])
-    return (
-        f"{caption['bound_ms']:.2f}",
-        f"{caption['measured_ms']:.2f}",
-        f"{lost} ({caption['losses_ms'][lost]:.2f} ms)",
-        *(f"{part['limited_by']} ({part['share']:.0%} of its limit reached)" for part in parts),
-    )
 
 
 def _with_error(value: float, interval: tuple[float, float] | None) -> str:

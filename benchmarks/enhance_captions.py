@@ -22,6 +22,7 @@ from PIL import Image
 
 from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import environment
+from camscribe.runtime.bundle import content_sha256
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.enhancer import Enhancer
@@ -63,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             for way, prepare in ways.items():
                 captions[way][name] = captioner.caption(prepare(image), "rgb").text
             bar.update(done)
-        about = {"captioner": captioner.bundle.manifest.name, "precision": captioner.choice.precision}
+        about = {
+            "captioner": captioner.bundle.manifest.name,
+            "captioner_sha256": content_sha256(captioner.bundle.path),
+            "precision": captioner.choice.precision,
+        }
     split = f"{options.split}[:{len(names)}]"
     scores = {way: _score(found, options.data, split) for way, found in captions.items()}
     rows = {

@@ -93,6 +93,7 @@ class EnhancerFacts:
 
     name: str
     manifest_sha256: str
+    """Of its bundle.json without measured quality."""
     variant: str
     scale: int
     architecture: dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import cast, get_args
 import numpy as np
 
 from camscribe.benchmarks.enhancer_schema import EnhancerFacts, Fidelity
-from camscribe.runtime.bundle import MANIFEST
+from camscribe.runtime.bundle import content_sha256
 from camscribe.runtime.enhancer import Enhancer
 from camscribe.runtime.enhancer_bundle import EnhancerBundle
 from camscribe.runtime.enhancer_network import Backend
@@ -107,7 +106,7 @@ def close(opened: Sequence[OpenedEnhancer]) -> None:
 def facts(variant: OpenedEnhancer) -> EnhancerFacts:
     """What a report says of the bundle."""
     manifest = variant.bundle.manifest
-    digest = hashlib.sha256((variant.bundle.path / MANIFEST).read_bytes()).hexdigest()
+    digest = content_sha256(variant.bundle.path)
     return EnhancerFacts(manifest.name, digest, variant.enhancer.variant, manifest.scale, manifest.architecture)
 
 

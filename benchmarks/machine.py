@@ -21,6 +21,8 @@ from camscribe.benchmarks import measure
 CLOCK_LIMIT = 0.05
 """Clocks that move by a larger share of their median are warned of."""
 _GPU_FIELDS = ("name", "driver_version", "pstate", "clocks.sm", "clocks.mem", "temperature.gpu", "power.limit")
+_JETSON_GPUS = ("gpu", "ga10b", "gv11b", "gp10b")
+"""What the device trees of Thor and Orin, Orin before JetPack 6, Xavier and TX2 call their GPU."""
 
 
 def environment(root: Path = Path("/")) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def environment(root: Path = Path("/")) -> dict[str, Any]:
         "device": _device(root),
         "memory_bytes": _memory_bytes(root),
         "clocks_mhz": cpu_clocks(root) or {"missing": "the kernel shows no clocks"},
+        "gpu_clocks_mhz": gpu_clocks(root) or {"missing": "neither the kernel nor nvidia-smi shows a GPU's clock"},
         "governor": _governors(root) or {"missing": "the kernel shows no governor (cpufreq)"},
         "temperature_c": _temperatures(root) or {"missing": "the kernel shows no thermal zones"},
         "power_mode": _said(["nvpmodel", "-q"]) or {"missing": "no nvpmodel; it is a Jetson's"},
@@ -62,22 +65,36 @@ def gpus() -> list[dict[str, str]]:
     ]
 
 
+def gpu_clocks(root: Path = Path("/")) -> list[float]:
+    """The present clock of each GPU in MHz: a Jetson's by its kernel, else nvidia-smi's; empty where there is none."""
+    found = []
+    for device in sorted(root.glob("sys/class/devfreq/*")):
+        clock = _text(device / "cur_freq")
+        if _text(device / "device" / "of_node" / "name").strip("\0") in _JETSON_GPUS and clock.isdigit():
+            found.append(float(clock) / 1e6)
+    return found or [clock for item in gpus() if (clock := _number(item.get("clocks.sm", "")))]
+
+
 class Clocks:
     """Samples of the clocks during a run."""
 
     def __init__(self) -> None:
-        self.samples: list[list[float]] = []
-        """Of each look: MHz of the fastest core, and of each GPU."""
+        self.samples: dict[str, list[float]] = {}
+        """MHz by clock: of the fastest core, and of each GPU."""
+
+    def look(self, cpu: Sequence[float], gpus: Sequence[float]) -> None:
+        """Adds what the clocks show now; none where they show nothing."""
+        now = [("the CPU's clock", max(cpu))] if cpu else []
+        for name, value in (*now, *((f"the clock of GPU {index}", value) for index, value in enumerate(gpus))):
+            self.samples.setdefault(name, []).append(value)
 
     def warnings(self) -> list[str]:
         """One line for each clock that moved."""
-        rows = [row for row in self.samples if len(row) == len(self.samples[0])]
         found = []
-        for index, values in enumerate(zip(*rows, strict=True)):
+        for name, values in self.samples.items():
             ordered = sorted(values)
             middle, low, high = ordered[len(ordered) // 2], ordered[0], ordered[-1]
             if middle and (high - low) / middle > CLOCK_LIMIT:
-                name = "the CPU's clock" if index == 0 else f"the clock of GPU {index - 1}"
                 found.append(f"{name} moved between {low:.0f} and {high:.0f} MHz during the run")
         return found
 
@@ -86,15 +103,11 @@ class Clocks:
 def watch(interval_s: float = 1.0, root: Path = Path("/")) -> Iterator[Clocks]:
     """Looks at the clocks every ``interval_s`` seconds, in a thread that sleeps between two looks."""
     clocks, stop = Clocks(), threading.Event()
-
-    has_gpu = bool(gpus())
+    has_gpu = bool(gpu_clocks(root))
 
     def look() -> None:
         while not stop.wait(interval_s):
-            cpu = cpu_clocks(root)
-            if cpu:
-                gpu = [_number(item.get("clocks.sm", "")) for item in gpus()] if has_gpu else []
-                clocks.samples.append([max(cpu), *gpu])
+            clocks.look(cpu_clocks(root), gpu_clocks(root) if has_gpu else ())
 
     thread = threading.Thread(target=look, name="clocks", daemon=True)
     thread.start()

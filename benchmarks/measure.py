@@ -138,7 +138,7 @@ def environment() -> Environment:
         packages={name: version for name in _PACKAGES if (version := package_version(name))},
         load_average=round(os.getloadavg()[0], 2),
         commit=_commit(),
-        command=" ".join(["python", "-m", _module(), *map(portable, sys.argv[1:])]),
+        command=" ".join([*_program(), *map(portable, sys.argv[1:])]),
     )
 
 
@@ -178,6 +178,7 @@ def _commit() -> str:
     return f"{commit}{'+' if changed else ''}"
 
 
-def _module() -> str:
+def _program() -> list[str]:
+    """``python -m MODULE``, or the name of an installed command."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else Path(sys.argv[0]).name
+    return ["python", "-m", spec.name] if spec else [Path(sys.argv[0]).name]

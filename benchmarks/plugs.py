@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from camscribe.benchmarks.schema import Missing
+from camscribe.benchmarks.schema import Missing, Stage
 from camscribe.benchmarks.variants import Opened
 from camscribe.runtime import typed_json
 from camscribe.runtime.errors import CamscribeError
@@ -59,14 +59,18 @@ def energy(work: Callable[[int], object], items: int) -> dict[str, Any] | Missin
     return answer
 
 
-def limits(threads: int | None) -> dict[str, Any] | Missing:
+def limits(threads: int | None, *, gpu: bool) -> dict[str, Any] | Missing:
     """What the machine can do at most: ``roofline.limits()``."""
-    answer: dict[str, Any] | Missing = ask("roofline", "limits", threads)
+    answer: dict[str, Any] | Missing = ask("roofline", "limits", threads, gpu=gpu)
     return answer
 
 
 def bound(
-    variant: Opened, machine: dict[str, Any] | Missing, steps: float, median_ms: float
+    variant: Opened,
+    machine: dict[str, Any] | Missing,
+    steps: float,
+    median_ms: float,
+    stages: dict[str, Stage] | Missing,
 ) -> dict[str, Any] | Missing:
     """How far a variant is from what the machine can do: ``roofline.bound(bundle, precision, backend, ...)``."""
     if isinstance(machine, Missing):
@@ -80,5 +84,6 @@ def bound(
         machine,
         steps=steps,
         measured_ms=median_ms,
+        stages=stages,
     )
     return answer

@@ -48,6 +48,12 @@ def tables(report: Report) -> Iterator[Table]:
         (*head, "MB", "peak MB", "J/caption"),
         [(names[row.name], *_latency(row)) for row in report.variants],
     )
+    lost = limits(report)
+    if lost.rows:
+        yield lost
+    if not isinstance(report.roofline, Missing):
+        machines = [_device(each) for each in _devices(report.roofline)]
+        yield Table("What the devices do at most", _DEVICE_HEAD, machines)
     stages = _stages(report.variants)
     if stages:
         yield Table("Stages", ("ms in a caption, mean", *names.values()), stages)
@@ -76,11 +82,46 @@ def tables(report: Report) -> Iterator[Table]:
         yield Table("Peers", ("peer", "median ms", *(f"/ {name}" for name in names.values()), "= float32"), rows)
 
 
+def limits(report: Report) -> Table:
+    """How far each variant is from what its device can do, and what loses the rest."""
+    names = short_names(report)
+    rows = [
+        (names[row.name], *_limit(row.roofline)) for row in report.variants if not isinstance(row.roofline, Missing)
+    ]
+    head = ("variant", "least ms", "measured ms", "most is lost in", "encoder limited by", "a step limited by")
+    return Table("Limits", head, rows)
+
+
+_DEVICE_HEAD = ("device", "GB/s, largest block", "fastest block", "float32 GMAC/s", "fp16 GMAC/s", "int8 GMAC/s")
+
+
+def _devices(roofline: dict[str, Any]) -> list[dict[str, Any]]:
+    """The limits of each device that was measured; reports of before the GPU's was measured have the CPU's only."""
+    gpu = roofline.get("gpu", {"missing": ""})
+    return [roofline] if "missing" in gpu else [roofline, gpu]
+
+
+def _device(machine: dict[str, Any]) -> tuple[str, ...]:
+    speeds = machine["bytes_per_s"]
+    largest = NONE if not speeds else f"{speeds[max(speeds, key=int)] / 1e9:.1f}"
+    rates = machine["macs_per_s"]
+    return (
+        machine["device"],
+        largest,
+        f"{max(speeds.values()) / 1e9:.1f}" if speeds else NONE,
+        *(f"{rates[rate] / 1e9:.0f}" if rate in rates else NONE for rate in ("float32", "fp16", "int8")),
+    )
+
+
 def remarks(report: Report) -> list[str]:
     """Warnings, and why something was not measured, each reason once."""
     lines = [*report.warnings, *(f"{row.name}: {text}" for row in report.variants for text in row.warnings)]
     rows = {row.name: row for row in report.variants}
     lines += reasons_of(rows, ("stages", "quality", "memory", "build", "energy", "floor", "roofline"))
+    if not isinstance(report.roofline, Missing):
+        for machine in _devices(report.roofline):
+            reasons = machine.get("not_measured", {})
+            lines += [f"limits of {machine['device']}: {what}: {why}" for what, why in reasons.items()]
     return lines + not_measured(report.left_out)
 
 
@@ -129,6 +170,18 @@ def _latency(row: Variant) -> tuple[str, ...]:
         f"{row.size_bytes / 1e6:.1f}",
         f"{memory.host_bytes / 1e6:.0f}" if isinstance(memory, Memory) else NONE,
         energy,
+    )
+
+
+def _limit(roofline: dict[str, Any]) -> tuple[str, ...]:
+    caption = roofline["caption"]
+    lost = caption["largest_loss"]
+    parts = (roofline["encoder"], roofline["decoder_step"])
+    return (
+        f"{caption['bound_ms']:.2f}",
+        f"{caption['measured_ms']:.2f}",
+        f"{lost} ({caption['losses_ms'][lost]:.2f} ms)",
+        *(f"{part['limited_by']} ({part['share']:.0%} of its limit reached)" for part in parts),
     )
 
 

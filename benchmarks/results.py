@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import Environment, Ratio
 from camscribe.runtime import typed_json
-from camscribe.runtime.bundle import MANIFEST, Bundle
+from camscribe.runtime.bundle import Bundle, content_sha256
 from camscribe.runtime.errors import DataError
 
 SCHEMA = 1
@@ -23,15 +22,14 @@ class BundleId:
 
     name: str
     manifest_sha256: str
-    """Of its bundle.json, which in turn holds the sha256 of every other file."""
+    """Of its bundle.json without measured quality (``bundle.content_sha256``), which holds the sha256 of every file."""
     precision: str
     """Taken on a CPU when none is named, or the one that was asked for."""
 
 
 def identify(bundle: Bundle, precision: str) -> BundleId:
     """Which bundle is measured, in which precision."""
-    digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-    return BundleId(bundle.manifest.name, digest, precision)
+    return BundleId(bundle.manifest.name, content_sha256(bundle.path), precision)
 
 
 @dataclass(frozen=True)

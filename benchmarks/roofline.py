@@ -2,30 +2,51 @@
 
 A graph takes at least its operations over the rate of matrix products, and at least its bytes over the bandwidth. The
 bandwidth is that of a block as large as the graph's own bytes: what fits the cache is read from there. The bytes are
-those that must be moved once, so that a bound is a floor and not a forecast.
+those that must be moved once, so that a bound is a floor and not a forecast (Williams et al. 2009).
+
+On a CPU both are counted from what ONNX Runtime runs there, on a GPU by the types in the files (``graph_count``). Times
+are those of the stages of a caption.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from camscribe.benchmarks import gpu_limits, products
 from camscribe.benchmarks.graph_cost import GraphCost, cost
-from camscribe.benchmarks.schema import Missing
+from camscribe.benchmarks.graph_count import RATES, Work, work
+from camscribe.benchmarks.schema import Missing, Stage
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.tensorrt.onnx_file import constant
+from camscribe.runtime.errors import EngineError
 from camscribe.runtime.threads import physical_cores
 
 SIZES_MB = (1, 4, 16, 64, 256)
 """Of the blocks that are copied; the last is well beyond the cache of the processors this is meant for."""
 _SIDE = 1024
+_AROUND = {
+    "reading and reducing the photograph": ("decode", "preprocess"),
+    "copies to, on and from the device": ("h2d", "spread", "d2h"),
+    "search and words": ("search", "words"),
+}
+"""What is no graph, and the stages that it consists of."""
+_NOT_APART = Missing("the operators of a graph are not timed one by one on a GPU")
 
 
-def limits(threads: int | None = None) -> dict[str, Any]:
-    """Bandwidth (bytes a second, read and written, by the size of the block in MB) and multiply-adds a second."""
+def limits(threads: int | None = None, *, gpu: bool = False) -> dict[str, Any]:
+    """Bandwidth (bytes a second, read and written, by the size of the block in MB) and multiply-adds a second.
+
+    Args:
+        threads: of the CPU; None for one per physical core.
+        gpu: measure the first GPU too.
+
+    Returns:
+        Those of the CPU, and under ``gpu`` those of the GPU (see ``gpu_limits.limits``), or why there are none.
+    """
     count = threads or physical_cores()
     return {
         "device": "cpu",
@@ -33,34 +54,65 @@ def limits(threads: int | None = None) -> dict[str, Any]:
         "bytes_per_s": {str(size): _bandwidth(size * 1_000_000, count) for size in SIZES_MB},
         "macs_per_s": {"float32": _rate("float32", count), "int8": _rate("int8", count)},
         "how": f"copies of NumPy arrays in as many threads; products of {_SIDE} x {_SIDE} by ONNX Runtime; best of 7",
+        "gpu": _gpu_limits() if gpu else Missing("no variant of this run is on a GPU"),
     }
 
 
+def _gpu_limits() -> dict[str, Any] | Missing:
+    try:
+        return gpu_limits.limits()
+    except EngineError as error:
+        return Missing(str(error))
+
+
 def bound(
-    bundle: Bundle, precision: str, backend: str, machine: dict[str, Any], *, steps: float, measured_ms: float
+    bundle: Bundle,
+    precision: str,
+    backend: str,
+    machine: Mapping[str, Any],
+    *,
+    steps: float,
+    measured_ms: float,
+    stages: Mapping[str, Stage] | Missing,
 ) -> dict[str, Any] | Missing:
     """Bounds of encoder, decoder step and whole caption in ms, the share reached, and what loses the rest.
 
     Args:
         bundle: whose graphs are counted.
         precision: of the graphs.
-        backend: ``cpu``; the limits of a GPU are not measured.
+        backend: ``cpu``; every other one is a GPU's.
         machine: of ``limits``.
         steps: of a caption, on average.
         measured_ms: a whole caption.
+        stages: of a caption.
     """
-    if backend != "cpu":
-        return Missing(f"limits are measured on the CPU only, not on {backend}")
+    if isinstance(stages, Missing):
+        return stages
     sizes = {"B": 1, "K": bundle.manifest.search.beams}
-    costs = {name: cost(bundle.graph(precision, name), sizes, machine["threads"]) for name in ("encoder", "decoder")}
-    encoder, step = (part(costs[name], machine) for name in ("encoder", "decoder"))
+    # Not those of the graphs run alone, some minutes later: a machine that drifts would put the drift down to a part.
+    measured = {"encoder": stages["encoder"].time_ms.median, "decoder": stages["decoder step"].time_ms.median}
+    if backend == "cpu":
+        costs = {name: cost(bundle.graph(precision, name), sizes, machine["threads"]) for name in measured}
+        encoder, step = (
+            part(each, machine, measured[name], products_ms=each.products_ms, other_operators_ms=each.others_ms)
+            for name, each in costs.items()
+        )
+    else:
+        counted = _counted(bundle, precision, sizes)
+        gpu = gpu_machine(machine.get("gpu", {"missing": "the GPU's limits were not measured"}), counted.values())
+        if isinstance(gpu, Missing):
+            return gpu
+        encoder, step = (part(counted[name], gpu, measured_ms) for name, measured_ms in measured.items())
     least = encoder["bound_ms"] + steps * step["bound_ms"]
-    graphs = encoder["measured_ms"] + steps * step["measured_ms"]
     losses = {
         "encoder, above its bound": encoder["measured_ms"] - encoder["bound_ms"],
         "decoder steps, above their bound": steps * (step["measured_ms"] - step["bound_ms"]),
-        "around the graphs": measured_ms - graphs,
+        **{
+            what: sum(stages[name].time_ms.median * stages[name].per_caption for name in names if name in stages)
+            for what, names in _AROUND.items()
+        },
     }
+    losses["what lies between"] = measured_ms - least - sum(losses.values())
     return {
         "steps": steps,
         "encoder": encoder,
@@ -75,9 +127,54 @@ def bound(
     }
 
 
-def part(graph: GraphCost, machine: dict[str, Any]) -> dict[str, Any]:
+def _counted(bundle: Bundle, precision: str, sizes: Mapping[str, int]) -> dict[str, Work]:
+    pair = bundle.manifest.precisions[precision]
+    return {
+        "encoder": work(bundle.graph(precision, "encoder"), pair.encoder.external, sizes),
+        "decoder": work(bundle.graph(precision, "decoder"), pair.decoder.external, sizes),
+    }
+
+
+def gpu_machine(gpu: Mapping[str, Any], graphs: Iterable[Work]) -> dict[str, Any] | Missing:
+    """A GPU's limits as ``part`` takes them, or which of those that the graphs need was not measured.
+
+    A bound must not be above what the device can do. What is measured of a small block is the start of each copy as
+    well, so that it never counts as slower than a larger one; nor do narrower numbers count as slower than wider ones,
+    which could take their place.
+
+    Args:
+        gpu: ``gpu`` of ``limits``, as it stands in a report.
+        graphs: that are to be bounded.
+    """
+    if "missing" in gpu:
+        return Missing(gpu["missing"])
+    reasons = "; ".join(f"{what}: {why}" for what, why in gpu["not_measured"].items())
+    if not gpu["bytes_per_s"]:
+        return Missing(f"the bandwidth of the GPU's memory was not measured ({reasons})")
+    needed = [rate for rate in RATES if any(each.macs[rate] for each in graphs)]
+    lacking = [rate for rate in needed if rate not in gpu["macs_per_s"]]
+    if lacking:
+        return Missing(f"the GPU's rate of products in {lacking[0]} was not measured ({reasons})")
+    fastest, bandwidth = 0.0, {}
+    for size in sorted(gpu["bytes_per_s"], key=int, reverse=True):
+        fastest = bandwidth[size] = max(fastest, gpu["bytes_per_s"][size])
+    rates, best = {}, 0.0
+    for rate in RATES:
+        if rate in gpu["macs_per_s"]:
+            rates[rate] = best = max(best, gpu["macs_per_s"][rate])
+    return {"bytes_per_s": bandwidth, "macs_per_s": rates}
+
+
+def part(
+    graph: Work | GraphCost,
+    machine: Mapping[str, Any],
+    measured_ms: float,
+    *,
+    products_ms: float | Missing = _NOT_APART,
+    other_operators_ms: float | Missing = _NOT_APART,
+) -> dict[str, Any]:
     """Bound of one run of a graph, and how far its measured time is from it."""
-    compute = sum(macs / machine["macs_per_s"][rate] for rate, macs in graph.macs.items()) * 1e3
+    compute = sum(macs / machine["macs_per_s"][rate] for rate, macs in graph.macs.items() if macs) * 1e3
     size = graph.weight_bytes + graph.activation_bytes
     memory = size / bandwidth_of(size, machine["bytes_per_s"]) * 1e3
     least = max(compute, memory)
@@ -89,12 +186,12 @@ def part(graph: GraphCost, machine: dict[str, Any]) -> dict[str, Any]:
         "memory_ms": memory,
         "bound_ms": least,
         "bound_by": "compute" if compute >= memory else "memory",
-        "measured_ms": graph.time_ms,
-        "share": least / graph.time_ms,
-        "products_ms": graph.products_ms,
-        "other_operators_ms": graph.others_ms,
+        "measured_ms": measured_ms,
+        "share": least / measured_ms,
+        "products_ms": products_ms,
+        "other_operators_ms": other_operators_ms,
         # Less than half of either limit: what is lost is neither, but many small operators and their starts.
-        "limited_by": ("compute" if compute >= memory else "memory") if least > graph.time_ms / 2 else "overhead",
+        "limited_by": ("compute" if compute >= memory else "memory") if least > measured_ms / 2 else "overhead",
     }
 
 
@@ -123,11 +220,15 @@ def _rate(precision: str, threads: int) -> float:
     """Multiply-adds a second of one large product by constant weights, as in the decoder."""
     import onnxruntime
 
+    kind = "uint8" if precision == "int8" else "float32"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = onnxruntime.InferenceSession(_product(precision), options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    left = rng.integers(0, 128, (_SIDE, _SIDE)).astype(np.float32 if precision == "float32" else np.uint8)
+    session = onnxruntime.InferenceSession(
+        products.product(kind, _SIDE, "int8" if precision == "int8" else None),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+    left = products.left(kind, _SIDE)
     return _SIDE**3 / _best(lambda: session.run(None, {"left": left}))
 
 
@@ -139,36 +240,3 @@ def _best(work: Any, runs: int = 7) -> float:
         work()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def _product(precision: str) -> bytes:
-    """An ONNX file with one matrix product, written by hand, because a device has no onnx package."""
-    quantised = precision == "int8"
-    weights = np.random.default_rng(1).integers(-64, 64, (_SIDE, _SIDE)).astype(np.int8 if quantised else np.float32)
-    node = _field(1, b"left") + _field(1, b"right") + _field(2, b"out")
-    node += _field(4, b"MatMulInteger" if quantised else b"MatMul")
-
-    def value(name: bytes, dtype: int) -> bytes:
-        size = _field(1, _number(1, _SIDE))
-        shape = _field(2, size + size)
-        return _field(1, name) + _field(2, _field(1, _number(1, dtype) + shape))
-
-    graph = _field(1, node) + _field(2, b"product") + _field(5, constant("right", weights))
-    graph += _field(11, value(b"left", 2 if quantised else 1)) + _field(12, value(b"out", 6 if quantised else 1))
-    return _number(1, 8) + _field(7, graph) + _field(8, _number(2, 17))
-
-
-def _varint(value: int) -> bytes:
-    found = b""
-    while value > 127:
-        found += bytes([value & 127 | 128])
-        value >>= 7
-    return found + bytes([value])
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _field(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content

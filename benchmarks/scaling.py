@@ -10,7 +10,6 @@ docs/scaling.md says what follows from the lines.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 import tempfile
 import time
@@ -26,9 +25,9 @@ from camscribe.benchmarks.measure import environment
 from camscribe.benchmarks.peers import missing, usual_steps
 from camscribe.benchmarks.projection import count
 from camscribe.benchmarks.resnet import make_random_bundle
-from camscribe.benchmarks.results import BundleId
+from camscribe.benchmarks.results import identify
 from camscribe.benchmarks.scaling_results import SCHEMA, Line, Point, Scaling, Study, summary
-from camscribe.runtime.bundle import MANIFEST, Bundle
+from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.executor import open_executor
 from camscribe.runtime.images import expand, read
@@ -211,11 +210,10 @@ def run(
             studies[varied] = _timed(varied, held, searches, rounds, held["steps"])
     report("operations and bytes")
     graphs = count(bundle, usual["beams"], cores)
-    digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
     return Scaling(
         SCHEMA,
         environment(),
-        BundleId(bundle.manifest.name, digest, precision),
+        identify(bundle, precision),
         precision,
         graphs,
         usual["beams"],

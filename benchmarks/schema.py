@@ -177,7 +177,7 @@ class BundleFacts:
 
     name: str
     manifest_sha256: str
-    """Of its bundle.json, which in turn holds the sha256 of every other file."""
+    """Of its bundle.json without measured quality (``bundle.content_sha256``), which holds the sha256 of every file."""
     search: dict[str, Any]
     """The options of the search."""
 

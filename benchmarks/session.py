@@ -81,11 +81,15 @@ class Session:
     _limits: dict[str, Any] | Missing = NOT_YET
 
     def run(self) -> None:
-        """Measures everything. The quality comes first, because it is what bad input spoils."""
+        """Measures everything.
+
+        The quality of the first variant comes first, because it is what bad input spoils; that of the others, which
+        takes longest, comes last, so that whoever interrupts it has all the rest.
+        """
         with tempfile.TemporaryDirectory() as folder, machine.watch() as clocks:
             try:
                 self._environment = machine.environment()
-                self._quality()
+                split = self._first_quality()
                 self._open_floors(Path(folder))
                 self._peers, missing = open_peers(self.plan, self.opened[0].bundle, Path(folder))
                 self.left_out |= missing
@@ -94,6 +98,7 @@ class Session:
                 self._sweeps()
                 self._fixed_rate()
                 self._apart()
+                self._other_qualities(split)
                 self.finished = True
             finally:
                 self._warnings += clocks.warnings()
@@ -104,17 +109,25 @@ class Session:
     def _image(self, index: int) -> Pixels:
         return list(self.plan.images.values())[index]
 
-    def _quality(self) -> None:
-        part = self._part("quality")
+    def _first_quality(self) -> captions_quality.OnSplit | None:
+        part, split = self._part("quality"), None
         if self.plan.split is not None:
-            part.update(captions_quality.on_split(self.opened, self.plan.split, self.plan.threads, self.tell))
+            split = captions_quality.OnSplit(self.plan.split, self.plan.threads, self.tell)
+            part[self.opened[0].name] = split.of(self.opened[0])
         why = "no split was given (--data and --split)"
         for variant in self.opened:
             reference = variants.reference(self.opened, variant, self.plan.threads)
             quality, texts = captions_quality.on_images(variant, reference, self.plan.images, why)
-            part.setdefault(variant.name, quality)
+            if split is None:
+                part[variant.name] = quality
             for index, text in enumerate(texts.values()):
                 self._words[variant.name, index] = len(text.split())
+        return split
+
+    def _other_qualities(self, split: captions_quality.OnSplit | None) -> None:
+        if split is not None:
+            for variant in self.opened[1:]:
+                self._part("quality")[variant.name] = split.of(variant)
 
     def _open_floors(self, folder: Path) -> None:
         part = self._part("floor")
@@ -215,9 +228,11 @@ class Session:
                 self._part("build")[variant.name] = Missing("takes minutes; asked for with --builds")
             else:
                 self._part("build")[variant.name] = child.build(variant)
-        self._limits = (
-            plugs.limits(self.plan.threads) if self.plan.roofline else Missing("not asked for (--no-roofline)")
-        )
+        self._limits = Missing("not asked for (--no-roofline)")
+        if self.plan.roofline:
+            self.tell("what the machine can do at most")
+            self._limits = NOT_YET
+            self._limits = plugs.limits(self.plan.threads, gpu=any(each.backend != "cpu" for each in self.opened))
 
     def _part(self, name: str) -> dict[str, Any]:
         return self._parts.setdefault(name, {})
@@ -267,7 +282,7 @@ class Session:
             enqueue = sum(recorder.enqueue_ms) / recorder.captions if recorder.enqueue_ms else None
             found += statistics.stage_warnings(split, enqueue)
         latency = statistics.spread(latencies)
-        roofline = plugs.bound(variant, self._limits, recorder.steps(), latency.median)
+        roofline = plugs.bound(variant, self._limits, recorder.steps(), latency.median, split)
         found += statistics.limit_warnings(roofline)
         quality: Quality | Missing = self._get("quality", name)
         memory: Memory | Missing = self._get("memory", name)

@@ -62,7 +62,7 @@ def ratio_interval(old: Sequence[float], new: Sequence[float], seed: int = 0) ->
     """How many times as long the new samples are: ratio of the medians, and its 95 % interval by the bootstrap.
 
     Neighbouring samples are alike on a machine that drifts, so blocks of about the square root of their number are
-    drawn, not single ones (Künsch 1989).
+    drawn, not single ones (Künsch 1989). Of a single sample nothing is known of the noise: 0 to infinity.
     """
     generator = np.random.default_rng(seed)
 
@@ -73,6 +73,8 @@ def ratio_interval(old: Sequence[float], new: Sequence[float], seed: int = 0) ->
         indices = (starts[:, :, None] + np.arange(length)) % len(values)
         return np.median(values[indices.reshape(1000, -1)[:, : len(values)]], axis=1)
 
+    if min(len(old), len(new)) < 2:
+        return float(np.median(new) / np.median(old)), 0.0, float("inf")
     ratios = medians(new) / medians(old)
     low, high = (float(value) for value in np.percentile(ratios, [2.5, 97.5]))
     return float(np.median(new) / np.median(old)), low, high
@@ -82,7 +84,8 @@ def latency_warnings(samples: Sequence[float], groups: Sequence[int], what: str 
     """What to know of the latencies before they are believed."""
     found = []
     if len(samples) < 100:
-        found.append(f"only {len(samples)} {what}s: p99 is little more than the slowest of them")
+        plural = "" if len(samples) == 1 else "s"
+        found.append(f"only {len(samples)} {what}{plural}: p99 is little more than the slowest of all")
     variation = steadiness(samples, groups)
     if variation is not None and variation > UNSTEADY:
         found.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import cast, get_args
 
 from camscribe.benchmarks.schema import BundleFacts
 from camscribe.runtime import typed_json
-from camscribe.runtime.bundle import MANIFEST, Bundle
+from camscribe.runtime.bundle import Bundle, content_sha256
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import CamscribeError, EngineError, OptionError
 from camscribe.runtime.executor import Backend, Executor, open_executor, why_not
@@ -123,8 +122,7 @@ def reference(opened: Sequence[Opened], variant: Opened, threads: int | None) ->
 
 def facts(bundle: Bundle) -> BundleFacts:
     """What a report says of a bundle."""
-    digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-    return BundleFacts(bundle.manifest.name, digest, typed_json.encode(bundle.manifest.search))
+    return BundleFacts(bundle.manifest.name, content_sha256(bundle.path), typed_json.encode(bundle.manifest.search))
 
 
 def _titles(bundles: Sequence[Bundle]) -> list[str]:

@@ -103,9 +103,11 @@ def _ranges(
     """What both graphs' numbers reach on the images and their captions; half and float32 in each pair of arguments."""
     half, reference = ([open_session(file, "cpu") for file in pair] for pair in files)
     encoder, decoder = (Ranges(models[0][index], models[1][index]) for index in range(2))
+    for image in images:
+        # One at a time: every number in between is kept, gigabytes of them for a large encoder.
+        encoder.watch([{"image": image[None]}], [{"image": image[None]}])
     for start in range(0, len(images), _BATCH):
         rows = slice(start, start + _BATCH)
-        encoder.watch([{"image": images[rows]}], [{"image": images[rows]}])
         steps = [
             (feeds for feeds, _ in teacher_forced(pair[0], pair[1], images[rows], sentences[rows], start_id))
             for pair in (half, reference)

@@ -35,8 +35,9 @@ def integer_encoder(encoder: onnx.ModelProto, images: Pixels) -> onnx.ModelProto
     """
 
     def feeds() -> Iterator[Feeds]:
-        for start in range(0, len(images), _BATCH):
-            yield {"image": images[start : start + _BATCH]}
+        # One at a time: what goes into every product is kept, gigabytes of it for a large encoder.
+        for image in images:
+            yield {"image": image[None]}
 
     small = _copy(encoder)
     fold_transposes(small)

@@ -18,7 +18,7 @@ from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
 from camscribe.runtime.tensorrt.positions import align
 from camscribe.runtime.vocab import Vocabulary
-from camscribe.train.decoders.base import Memory, State, spread
+from camscribe.train.decoders.base import Memory, State
 from camscribe.train.executor import TorchExecutor
 from camscribe.train.model import Captioner
 
@@ -70,7 +70,11 @@ def teacher_forced(
 def tensor_distances(
     files: tuple[Path, Path], model: Captioner, images: Pixels, captions: Sequence[Words], start_id: int
 ) -> dict[str, float]:
-    """Largest absolute differences from PyTorch: of the encoder's outputs, and of the decoder's over all steps.
+    """Largest differences from PyTorch: of the encoder's outputs, and of the decoder's over all steps.
+
+    Both take each step from what the graphs made before it, memory and states: else a difference in the last digit
+    grows from step to step in a network that turns on it, and says nothing of its operators. Differences of memory and
+    states are relative to their largest number where that is above 1, as it is in the features of a ResNet.
 
     Args:
         files: encoder and decoder.
@@ -97,19 +101,31 @@ def tensor_distances(
         worst["other_boxes"] = others / max(int(boxes.any(axis=2).sum()), 1)
     own = {f"memory.{name}": value for name, value in memory.items()}
     own |= {f"state.{name}": value for name, value in state.items()}
-    beams = spread(state, 1)
     for position, (feeds, results) in enumerate(teacher_forced(encoder, decoder, images, captions, start_id)):
         if position == 0:
             for name, value in own.items():
                 mine = feeds[name][:, 0] if name.startswith("state.") else feeds[name]
-                worst[name] = distance(mine, value.numpy())
+                worst[name] = _relative(mine, value.numpy())
+        memory = {name: torch.from_numpy(feeds[f"memory.{name}"]) for name in memory}
+        state = {name: torch.from_numpy(feeds[f"state.{name}"]) for name in state}
         with torch.no_grad():
-            log_prob, beams, attention = model.decoder.step(torch.from_numpy(feeds["token"]), beams, memory)
-        wanted = {"log_prob": log_prob, "attention": attention}
-        wanted |= {f"next_state.{name}": value for name, value in beams.items()}
-        for name, value in wanted.items():
-            worst[name] = max(worst.get(name, 0.0), distance(results[name], value.numpy()))
+            log_prob, after, attention = model.decoder.step(torch.from_numpy(feeds["token"]), state, memory)
+        made = {
+            "log_prob": distance(results["log_prob"], log_prob.numpy()),
+            "attention": distance(results["attention"], attention.numpy()),
+            **{
+                f"next_state.{name}": _relative(results[f"next_state.{name}"], value.numpy())
+                for name, value in after.items()
+            },
+        }
+        worst |= {name: max(worst.get(name, 0.0), value) for name, value in made.items()}
     return worst
+
+
+def _relative(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    """``distance``, as a share of the largest number where that is above 1."""
+    real = theirs[theirs > -1e8]
+    return distance(mine, theirs) / max(1.0, float(np.abs(real).max(initial=0.0)))
 
 
 def _in_order(

@@ -92,6 +92,29 @@ class Bundle:
         return images
 
 
+def content_sha256(folder: Path) -> str:
+    """Which model a bundle of any kind holds: the sha256 of its manifest as it was before its quality was measured.
+
+    The manifest holds the sha256 of every other file. What is measured with a bundle is written into it afterwards
+    (``camscribe export --update --quality``), which must not make another bundle of it.
+
+    Raises:
+        BundleError: there is no manifest, or it is not JSON.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = typed_json.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); expected a bundle's manifest") from error
+    except ValueError as error:
+        raise BundleError(f"{path}: is not JSON ({error}); expected a bundle's manifest") from error
+    return hashlib.sha256(_text({**manifest, "quality": {}}).encode()).hexdigest()
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    return f"{json.dumps(manifest, indent=1, ensure_ascii=False)}\n"
+
+
 @dataclass
 class Draft:
     """A bundle being written, in a folder that nobody else sees."""
@@ -120,8 +143,8 @@ class Draft:
             BundleError: a reader would refuse the result, everything wrong listed.
         """
         files = {path.name: _entry(path) for path in sorted(self.folder.iterdir()) if path.name != MANIFEST}
-        text = json.dumps(typed_json.encode(replace(manifest, files=files)), indent=1, ensure_ascii=False)
-        (self.folder / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+        text = _text(typed_json.encode(replace(manifest, files=files)))
+        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
         load(self.folder)
         for path in (*self.folder.iterdir(), self.folder):
             _sync(path)

@@ -279,7 +279,7 @@ def open_session(
     options.log_severity_level = 4  # what goes wrong is raised, and said in one line
     wanted = providers or providers_for(device)
     if device == "cuda":
-        _preload_libraries(runtime)
+        preload_libraries(runtime)
     try:
         session = runtime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # the errors of ONNX Runtime have no base of their own
@@ -300,7 +300,7 @@ def _limits_spinning(runtime: ModuleType) -> bool:
     return (major, minor) >= (1, 26)
 
 
-def _preload_libraries(runtime: ModuleType) -> None:
+def preload_libraries(runtime: ModuleType) -> None:
     """Loads CUDA's libraries where pip put them, since ONNX Runtime's own do not look there."""
     preload = getattr(runtime, "preload_dlls", None)  # since 1.21; not in builds without CUDA
     if preload is not None:

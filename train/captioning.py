@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from camscribe.runtime.bundle import content_sha256
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import DataError, OptionError, SourceError
 from camscribe.runtime.images import read
@@ -165,7 +166,7 @@ def _caption_by_bundle(
     about = {
         "kind": "bundle",
         "name": bundle.manifest.name,
-        "sha256": _sha256(bundle.path / "bundle.json"),
+        "sha256": content_sha256(bundle.path),
         "backend": choice.backend,
         "precision": choice.precision,
     }

@@ -6,7 +6,7 @@ Fields that are not named here are carried over as they are. Numbers of fields a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,6 +123,11 @@ class Graph:
                 raise BundleError(f"weight {name} lies beyond the end of {file}")
             rest = [f for f in _fields(tensor) if f.number not in (_TENSOR_EXTERNAL, _TENSOR_LOCATION, _TENSOR_RAW)]
             self.weights[name] = _join([*rest, Field(_TENSOR_RAW, _BYTES, content[start : start + length])])
+
+    def add_outputs(self, names: Iterable[str]) -> None:
+        """Hands out tensors that lie within the graph; readers of the file infer their types and sizes."""
+        added = set(names) - self._outputs()
+        self._rest += [Field(_GRAPH_OUTPUT, _BYTES, _join([Field(1, _BYTES, name.encode())])) for name in sorted(added)]
 
     def to_bytes(self) -> bytes:
         """The content of an ONNX file."""

@@ -293,6 +293,7 @@ def test_a_loss_of_quality_fails_a_comparison(measured: Path) -> None:
         (["--peers", "nonsense"], "--peers has 'nonsense'; expected all, or some of tutorial"),
         (["--peers", "all", "tutorial"], "--peers has 'all'"),
         (["--split", "dev"], "need --data"),
+        (["--checkpoint", "nowhere.safetensors"], "--checkpoint nowhere.safetensors: no such file"),
         (["--threads", "-1"], "threads is -1"),
         (["nowhere"], "nowhere"),
     ],
@@ -320,9 +321,8 @@ def test_a_split_without_captions_is_one_line(
 
 def test_a_split_gives_scores(tmp_path: Path, photo: str, shapes: Path) -> None:
     opened, _ = variants.open_variants([None], ["cpu"], ["int8"], None)
-    found = captions_quality.on_split(opened, captions_quality.Split(shapes, "dev[:3]"), None, lambda _: None)
+    quality = captions_quality.OnSplit(captions_quality.Split(shapes, "dev[:3]"), None, lambda _: None).of(opened[0])
     variants.close(opened)
-    (quality,) = found.values()
     assert isinstance(quality, schema.Quality)
     assert quality.images == 3
     assert isinstance(quality.cider, float)
@@ -330,32 +330,57 @@ def test_a_split_gives_scores(tmp_path: Path, photo: str, shapes: Path) -> None:
     assert isinstance(quality.same_as_float32, float)
 
 
-def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, photo: str) -> None:
+def interrupted(arguments: list[str], out: Path, at: str, after_s: float) -> tuple[str, str]:
+    """What ``camscribe bench`` prints when Ctrl-C comes some seconds after it told that it does something."""
     # A job in the background ignores Ctrl-C, and so would its children.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from camscribe.runtime.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "bench"]
-    command += ["--backend", "cpu", "--precision", "int8", "--rounds", "1000000", "--images", photo]
-    process = subprocess.Popen(
-        [*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    )
+    command = [sys.executable, "-c", code, "bench", "--backend", "cpu", *arguments, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stderr is not None
-    lines = []
     for line in process.stderr:
-        lines.append(line)
-        if "single stream" in line:
-            time.sleep(3)  # for the warm-up, and some rounds
+        if at in line:
+            time.sleep(after_s)
             process.send_signal(signal.SIGINT)
             break
-    out, error = process.communicate(timeout=300)
+    printed, error = process.communicate(timeout=300)
     assert process.returncode == 130, error
     assert "Traceback" not in error
-    assert "PARTIAL" in out
+    return printed, error
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, photo: str) -> None:
+    arguments = ["--precision", "int8", "--rounds", "1000000", "--images", photo]
+    printed, _ = interrupted(arguments, tmp_path, "single stream", 3)  # for the warm-up, and some rounds
+    assert "PARTIAL" in printed
     report = schema.read(tmp_path / "report.json")
     assert report.partial
     assert report.variants[0].latency_ms.count > 0
     assert isinstance(report.variants[0].stages, Missing)
     assert isinstance(report.variants[0].memory, Missing)
+
+
+def test_ctrl_c_while_a_split_is_captioned_keeps_the_times_and_the_scores_before(
+    tmp_path: Path, photo: str, shapes: Path
+) -> None:
+    arguments = ["--precision", "float32", "int8", "--images", photo, "--data", str(shapes), "--split", "dev[:1]"]
+    arguments += [argument for argument in FAST[2:] if argument != "--quiet"]
+    interrupted(arguments, tmp_path, "by cpu int8", 0.1)
+    report = schema.read(tmp_path / "report.json")
+    first, second = report.variants
+    assert report.partial
+    assert isinstance(first.quality, schema.Quality)
+    assert isinstance(first.quality.cider, float)
+    assert second.quality == Missing("interrupted before it was measured")
+    assert second.latency_ms.count > 0
+    assert isinstance(second.memory, schema.Memory)
+
+
+def test_ctrl_c_before_anything_is_timed_says_that_there_is_no_report(tmp_path: Path, photo: str, shapes: Path) -> None:
+    arguments = ["--precision", "int8", "--images", photo, "--data", str(shapes), "--split", "dev[:1]"]
+    _, error = interrupted(arguments, tmp_path, "by cpu int8", 0.1)
+    assert "camscribe: interrupted; nothing was timed yet, so there is no report" in error
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_what_does_not_work_here_is_named(capsys: pytest.CaptureFixture[str]) -> None:

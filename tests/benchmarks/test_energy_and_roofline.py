@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from camscribe.benchmarks import energy, roofline
+from camscribe.benchmarks import energy
 from camscribe.benchmarks.graph_cost import cost, count
 from camscribe.benchmarks.schema import Missing
 from camscribe.runtime.bundle import Bundle
@@ -55,8 +55,3 @@ def test_the_shipped_int8_decoder_has_fewer_bytes_and_the_same_operations() -> N
     assert sum(full.macs.values()) == sum(quantised.macs.values())
     assert quantised.macs["int8"] > 0.9 * full.macs["float32"]
     assert 3 < full.weight_bytes / quantised.weight_bytes < 4.1
-
-
-def test_a_gpu_has_no_bound_here() -> None:
-    answer = roofline.bound(Bundle.load(None), "float32", "cuda", {}, steps=1, measured_ms=1)
-    assert isinstance(answer, Missing)

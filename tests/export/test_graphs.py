@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import onnx
 import pytest
 import torch
 
-from camscribe.export.parity import caption_with_graphs, caption_with_torch
+from camscribe.export.bundling import LARGEST_DISTANCE
+from camscribe.export.graphs import example, graph_pair
+from camscribe.export.onnx_export import export_graphs
+from camscribe.export.parity import caption_with_graphs, caption_with_torch, tensor_distances
 from camscribe.export.weights import WEIGHTS
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, open_session, tensor_specs
 from camscribe.runtime.search import SearchOptions, select
+from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.decoders.base import gather_beams
 from camscribe.train.model import Captioner
 
@@ -103,6 +108,35 @@ def test_a_decoder_step_is_pytorchs_step_and_the_selection_of_the_definition(
     selection = select(found["log_prob"], feeds["score"], 2, 0, feeds["bias"], bundle.vocabulary.end_id)
     for name, value in selection._asdict().items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_large_features_and_wild_states_are_no_reason_to_refuse(checkpoint: Path, tmp_path: Path) -> None:
+    """Features of thousands, as ResNets without a projection have tens, and states that turn on the last digit."""
+    trained = Checkpoint.load(checkpoint)
+    config = replace(trained.config.model, backbone="resnet18", memory_width=0)
+    torch.manual_seed(3)
+    model = Captioner(len(trained.vocabulary), config, "none").eval()
+    with torch.no_grad():
+        [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)][-1].weight.mul_(1e4)
+        model.decoder.from_state.weight.mul_(50)
+    run = example(model)
+    files = []
+    for name, graph in zip(
+        ("encoder", "decoder"),
+        export_graphs(model, run, graph_pair(model, run), trained.vocabulary.end_id),
+        strict=True,
+    ):
+        files.append(tmp_path / f"{name}.onnx")
+        onnx.save(graph, files[-1])
+    images = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    words = [tuple(range(4, 24)), tuple(range(30, 50))]
+    found = tensor_distances((files[0], files[1]), model, images, words, trained.vocabulary.start_id)
+    assert max(found.values()) < LARGEST_DISTANCE
+    with torch.no_grad():
+        model.decoder.output.weight[0].mul_(1.5)
+    changed = tensor_distances((files[0], files[1]), model, images, words, trained.vocabulary.start_id)
+    assert changed["log_prob"] > LARGEST_DISTANCE
+    assert changed["next_state.h"] == found["next_state.h"]
 
 
 @pytest.mark.parametrize("beams", [1, 3])
