@@ -17,6 +17,7 @@ CAPTIONING = {
     "Config": "Top level",
     "DataConfig": "`[data]`",
     "ModelConfig": "`[model]`",
+    "MemberConfig": "`[[model.members]]`, once for each decoder of an ensemble",
     "StageConfig": "`[[stage]]`, once for each stage",
     "ValidationConfig": "`[validation]`",
 }
@@ -89,6 +90,8 @@ def _kind(annotation: ast.expr) -> str:
         "bool": "true or false",
         "str | None": "text",
         "float | None": "number",
+        "int | None": "whole number",
+        "bool | None": "true or false",
     }
     return names[ast.unparse(annotation)]
 

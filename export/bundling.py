@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from torch import Tensor
 
 from camscribe import __version__
 from camscribe.export.fp16 import add_fp16
@@ -193,10 +195,35 @@ def _refuse(figures: dict[str, Any]) -> None:
 
 
 def _architecture(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the model is, with its parameters counted. Of an ensemble, keys of decoders stand with the members."""
     model = checkpoint.config.to_dict()["model"]
-    decoder = _DECODERS.get(model["decoder"], model["decoder"])
+    members, tensors = model.pop("members"), checkpoint.of("model.")
     kept = {key: value for key, value in model.items() if key != "weights"}
-    return {**kept, "decoder": decoder, "detector": Path(model["detector"]).name}
+    if members:
+        kept = {key: value for key, value in kept.items() if key not in members[0]}
+    titles = [_DECODERS[each["decoder"]] for each in members or [model]]
+    made = {**kept, "decoder": " + ".join(titles), "detector": Path(model["detector"]).name}
+    made["parameters"] = {
+        "encoder": _numbers(tensors) - _numbers(tensors, "decoder."),
+        "decoder": _numbers(tensors, "decoder."),
+    }
+    if members:
+        made["members"] = {
+            str(number): {
+                **member,
+                "decoder": titles[number],
+                "parameters": _numbers(tensors, f"decoder.members.{number}."),
+            }
+            for number, member in enumerate(members)
+        }
+    return made
+
+
+def _numbers(tensors: Mapping[str, Tensor], prefix: str = "") -> int:
+    """In all tensors of a name, but for a detector's file, which is bytes."""
+    return sum(
+        value.numel() for name, value in tensors.items() if name.startswith(prefix) and value.is_floating_point()
+    )
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -211,7 +238,14 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _run(meta: dict[str, Any]) -> dict[str, Any]:
-    """A training run, and under ``start`` the one that it started from."""
+    """A training run, and under ``start`` the one that it started from; of an ensemble those of its members."""
+    if "members" in meta:  # joined, and so not trained itself
+        return {
+            "members": {
+                str(number): {"checkpoint": member["checkpoint"], **_run(member)}
+                for number, member in enumerate(meta["members"])
+            }
+        }
     config = meta["config"]
     data = {key: value for key, value in config["data"].items() if key not in ("root", "captions", "images")}
     scored = [entry for entry in meta["history"] if "tune_cider" in entry]

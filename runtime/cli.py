@@ -38,6 +38,7 @@ COMMANDS = {
     "build": _Command("camscribe.runtime.commands.build:main", "tensorrt", "build TensorRT engines for this GPU"),
     "train": _Command("camscribe.train.commands.train:main", "train", "train a captioner or an enhancer"),
     "average": _Command("camscribe.train.commands.average:main", "train", "average the weights of checkpoints"),
+    "join": _Command("camscribe.train.commands.join:main", "train", "make an ensemble of captioners of one encoder"),
     "evaluate": _Command("camscribe.train.commands.evaluate:main", "train", "score captions, or enlarged images"),
     "bench": _Command("camscribe.benchmarks.command:main", "cpu", "measure latency and quality, and write a report"),
     "export": _Command("camscribe.export.command:main", "export", "turn a checkpoint into a bundle"),

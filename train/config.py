@@ -10,7 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,23 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class MemberConfig:
+    """One decoder of an ensemble: what it has otherwise than the ``[model]`` table, whose keys these are."""
+
+    decoder: Literal["soft_attention", "updown", "transformer", "topdown", "att2in2", "show_attend_tell"]
+    """As in ``[model]``."""
+    memory_width: int | None = None
+    """This and all below are those of ``[model]`` when absent."""
+    attention_width: int | None = None
+    state_width: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    window: int | None = None
+    embedding_width: int | None = None
+    deep_output: bool | None = None
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The captioner: an encoder that makes features of an image, and a decoder that attends to them."""
 
@@ -59,12 +76,13 @@ class ModelConfig:
     (Anderson et al. 2018), which takes ``detector``; ``faster_rcnn``: regions of a Faster R-CNN with its own features,
     as in that paper; ``features``: none, regions come precomputed from ``data.features``, so that it cannot be
     exported."""
-    decoder: Literal["soft_attention", "updown", "transformer", "topdown", "att2in2", "show_attend_tell"] = (
-        "soft_attention"
-    )
+    decoder: Literal[
+        "soft_attention", "updown", "transformer", "topdown", "att2in2", "show_attend_tell", "ensemble"
+    ] = "soft_attention"
     """``soft_attention``: an LSTM cell with gated attention (Xu et al. 2015); ``updown``: an attention LSTM and a
     language LSTM (Anderson et al. 2018); ``transformer``: Vaswani et al. 2017, with a cache of keys and values;
     ``topdown``, ``att2in2`` and ``show_attend_tell``: those of ruotianluo's repository, which ``camscribe import``
+    makes; ``ensemble``: several of these on one encoder, listed as ``[[model.members]]``, which ``camscribe join``
     makes."""
     backbone: str = "mobilenet_v2"
     """Any torchvision classification model whose features are a grid; ``caffe_resnet101`` and the like have the strides
@@ -125,6 +143,11 @@ class ModelConfig:
     tutorial."""
     dropout: float = 0.5
     """Of embeddings and of the decoder's output; 0 switches it off."""
+    members: tuple[MemberConfig, ...] = ()
+
+    def of_members(self) -> tuple[ModelConfig, ...]:
+        """The whole table of each member of an ensemble, as that of a captioner with this decoder alone."""
+        return tuple(replace(self, members=(), **_given(member)) for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -280,6 +303,7 @@ def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
         DataError: a key or value is not one of the configuration's.
     """
     config: Config = build(Config, table, where)
+    config = replace(config, model=_with_members(config.model, where))
     if not config.stage:
         raise DataError(f"{where}: no [[stage]]; expected at least one")
     for stage in config.stage:
@@ -291,6 +315,21 @@ def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
                 "as the baseline is the mean of the other samples (or baseline = 'greedy')"
             )
     return config
+
+
+def _with_members(model: ModelConfig, where: str) -> ModelConfig:
+    """The table with all keys of its members written out, so that equal models have equal tables."""
+    if (model.decoder == "ensemble") != bool(model.members):
+        raise DataError(f'{where}: decoder = "ensemble" and [[model.members]], its decoders, need each other')
+    if len(model.members) == 1:
+        raise DataError(f"{where}: an ensemble has one member; expected two or more")
+    names = [item.name for item in fields(MemberConfig)]
+    whole = (MemberConfig(**{name: getattr(member, name) for name in names}) for member in model.of_members())
+    return replace(model, members=tuple(whole))
+
+
+def _given(member: MemberConfig) -> dict[str, Any]:
+    return {name: value for name, value in vars(member).items() if value is not None}
 
 
 def build(kind: Any, table: Any, where: str) -> Any:
@@ -325,8 +364,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is Literal and value in arguments:
         return value
-    if origin in (types.UnionType, typing.Union) and (value is None or isinstance(value, arguments[0])):
-        return value
+    if origin in (types.UnionType, typing.Union):
+        return value if value is None else _value(arguments[0], value, where)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:

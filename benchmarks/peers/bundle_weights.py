@@ -41,6 +41,9 @@ def weights_for(bundle: Bundle, checkpoint: Path | None) -> Weights:
     weights = Weights.read(checkpoint)
     if weights.vocabulary.tokens != bundle.vocabulary.tokens:
         raise DataError(f"{checkpoint}: has another vocabulary than the bundle; expected what it was exported from")
+    decoder = weights.model.get("decoder", "soft_attention")
+    if decoder != "soft_attention":
+        raise DataError(f"{checkpoint}: its decoder is {decoder}; the tutorial's has weights of soft attention only")
     return weights.rounded()
 
 
@@ -57,7 +60,10 @@ def read(bundle: Bundle) -> Weights:
         for key, array in _named(bundle.graph("float32", name)):
             found[key.removeprefix("model.")] = array
     architecture = dict(bundle.manifest.architecture)
-    architecture.pop("decoder", None)  # a title
+    decoder = architecture.pop("decoder", None)  # a title
+    if "members" in architecture:
+        raise BundleError(f"{bundle.path}: is an ensemble ({decoder}); the tutorial's decoder is soft attention alone")
+    architecture.pop("parameters", None)  # a count
     needed = ("decoder.keys.weight", "decoder.from_state.weight", "decoder.from_input.weight", "decoder.energy.weight")
     absent = [name for name in needed if name not in found]
     if absent or "backbone" not in architecture:

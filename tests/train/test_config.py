@@ -12,11 +12,29 @@ from camscribe.train.config import Config, from_dict, load_config, read_table
 from camscribe.train.superres.config import load_config as load_superres
 
 STAGE = {"name": "only", "epochs": 1}
+ENSEMBLE = {
+    "decoder": "ensemble",
+    "state_width": 64,
+    "members": [{"decoder": "updown"}, {"decoder": "transformer", "state_width": 32, "deep_output": False}],
+}
 
 
 def test_a_configuration_survives_json() -> None:
     config = from_dict({"data": {"root": "x"}, "stage": [STAGE], "precision": "bf16-mixed"})
     assert from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_what_a_member_of_an_ensemble_does_not_say_is_the_model_s() -> None:
+    config = from_dict({"data": {"root": "x"}, "stage": [STAGE], "model": ENSEMBLE})
+    assert from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    first, second = config.model.of_members()
+    assert (first.decoder, first.state_width, first.deep_output, first.members) == ("updown", 64, True, ())
+    assert (second.decoder, second.state_width, second.deep_output) == ("transformer", 32, False)
+    written = {**ENSEMBLE, "members": [{**ENSEMBLE["members"][0], "state_width": 64}, ENSEMBLE["members"][1]]}
+    assert from_dict({"data": {"root": "x"}, "stage": [STAGE], "model": written}) == config
+    older = config.to_dict()
+    older["model"] = {key: value for key, value in older["model"].items() if key != "members"} | {"decoder": "updown"}
+    assert from_dict(older).model.members == ()
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
@@ -41,6 +59,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ({"stage": [{**STAGE, "epochs": "many"}]}, "stage[0]: epochs: is 'many'; expected a whole number"),
         ({"stage": [{**STAGE, "objective": "rl"}]}, "expected one of 'cross_entropy', 'self_critical'"),
         ({"model": 3}, "model: expected a table"),
+        ({"model": {"decoder": "ensemble"}}, "[[model.members]], its decoders, need each other"),
+        ({"model": {"members": ENSEMBLE["members"]}}, "[[model.members]], its decoders, need each other"),
+        ({"model": {**ENSEMBLE, "members": ENSEMBLE["members"][:1]}}, "one member; expected two or more"),
+        ({"model": {**ENSEMBLE, "members": [ENSEMBLE] * 2}}, "members[0]: unknown key 'members'"),
+        ({"model": {**ENSEMBLE, "members": [{"decoder": "ensemble"}] * 2}}, "expected one of 'soft_attention'"),
+        (
+            {"model": {**ENSEMBLE, "members": [{"decoder": "updown", "layers": -1}] * 2}},
+            "layers: is -1; expected a whole",
+        ),
         ({"stage": [{**STAGE, "bleu4_weight": -1}]}, "stage only: bleu4_weight is -1; expected 0 or more"),
         (
             {"stage": [{**STAGE, "objective": "self_critical", "captions_per_image": 1}]},

@@ -9,21 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from camscribe.runtime.errors import DataError
-from camscribe.train.config import ModelConfig
+from camscribe.train.config import MemberConfig, ModelConfig
 from camscribe.train.decoders import DECODERS, make_decoder
 from camscribe.train.decoders.base import Decoder, State, spread
+from camscribe.train.decoders.ensemble import EnsembleDecoder
 from camscribe.train.decoders.updown import UpDownDecoder
 
 CONFIG = ModelConfig(
     memory_width=24, attention_width=20, state_width=32, embedding_width=16, dropout=0.0, layers=2, heads=4, window=8
 )
 WORDS, GRID = 50, 12
+MEMBERS = (MemberConfig("soft_attention"), MemberConfig("updown", state_width=24), MemberConfig("transformer"))
+ALL = [*DECODERS, "ensemble"]
 
 
 def _decoder(name: str, **changes: object) -> Decoder:
     torch.manual_seed(5)
-    decoder = make_decoder(WORDS, GRID, replace(CONFIG, decoder=name, **changes)).eval()
-    nn.init.normal_(decoder.embedding.weight)
+    members = MEMBERS if name == "ensemble" else ()
+    decoder = make_decoder(WORDS, GRID, replace(CONFIG, decoder=name, members=members, **changes)).eval()
+    for module in decoder.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
     return decoder
 
 
@@ -32,7 +38,7 @@ def _grid(images: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("deep_output", [True, False])
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", ALL)
 def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool) -> None:
     decoder = _decoder(name, deep_output=deep_output, no_stutter=True)
     tokens = torch.randint(0, WORDS, (2, 3, 7))
@@ -114,26 +120,58 @@ def test_updown_is_the_papers_equations() -> None:
             torch.testing.assert_close(attention[0, 0], alpha, rtol=1e-4, atol=1e-5)
 
 
+SENTENCES = torch.tensor([[[1, 9, 4, 9, 7, 2]], [[1, 5, 5, 8, 3, 2]]])
+
+
+def _learn(decoder: Decoder, sampling: float, steps: int, rate: float = 1e-2) -> list[float]:
+    """Trains on ``SENTENCES``; returns the losses."""
+    optimizer = torch.optim.Adam(decoder.parameters(), rate)
+    losses = []
+    for _ in range(steps):
+        memory, state = decoder.memory(_grid())
+        parts, _ = decoder.unroll(memory, state, SENTENCES[:, :, :-1], sampling)
+        loss = nn.functional.cross_entropy(decoder.logits(*parts).flatten(0, 2), SENTENCES[:, :, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@torch.no_grad()
+def _recited(decoder: Decoder) -> list[list[int]]:
+    """What it says of both images, each word the likeliest after its own."""
+    memory, state = decoder.memory(_grid())
+    state, token = spread(state, 1), SENTENCES[:, :, 0]
+    said = [token]
+    for _ in range(5):
+        log_prob, state, _ = decoder.step(token, state, memory)
+        token = log_prob.argmax(dim=2)
+        said.append(token)
+    return torch.stack(said, dim=2)[:, 0].tolist()  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("sampling", [0.0, 0.5])
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_decoder_learns_a_sentence_by_heart(name: str, sampling: float) -> None:
     decoder = _decoder(name)
-    tokens = torch.tensor([[[1, 9, 4, 9, 7, 2]], [[1, 5, 5, 8, 3, 2]]])
-    optimizer = torch.optim.Adam(decoder.parameters(), 1e-2)
-    grid = _grid()
-    for _ in range(60):
-        memory, state = decoder.memory(grid)
-        parts, _ = decoder.unroll(memory, state, tokens[:, :, :-1], sampling)
-        loss = nn.functional.cross_entropy(decoder.logits(*parts).flatten(0, 2), tokens[:, :, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    memory, state = decoder.memory(grid)
-    state, token = spread(state, 1), tokens[:, :, 0]
-    for position in range(1, 6):
-        log_prob, state, _ = decoder.step(token, state, memory)
-        token = log_prob.argmax(dim=2)
-        assert token[:, 0].tolist() == tokens[:, 0, position].tolist()
+    _learn(decoder, sampling, 60)
+    assert _recited(decoder) == SENTENCES[:, 0].tolist()
+
+
+@pytest.mark.parametrize("sampling", [0.0, 0.5])
+def test_an_ensemble_goes_on_where_its_members_stopped(sampling: float) -> None:
+    """Members are trained before they are joined: of a mixture, only those that are right already learn much."""
+    ensemble = _decoder("ensemble")
+    assert isinstance(ensemble, EnsembleDecoder)
+    own = [_learn(member, 0.0, 30)[-1] for member in ensemble.members]  # type: ignore[arg-type]
+    before = {name: value.clone() for name, value in ensemble.state_dict().items()}
+    losses = _learn(ensemble, sampling, 30, rate=2e-3)
+    assert losses[0] < max(own)
+    assert losses[-1] < losses[0]
+    assert _recited(ensemble) == SENTENCES[:, 0].tolist()
+    changed = {name for name, value in ensemble.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(any(name.startswith(f"members.{number}.") for name in changed) for number in range(len(MEMBERS)))
 
 
 @pytest.mark.parametrize(

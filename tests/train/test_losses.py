@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
-from camscribe.train.config import ModelConfig
+from camscribe.train.config import MemberConfig, ModelConfig
 from camscribe.train.decoders.base import spread
 from camscribe.train.features import Seen
 from camscribe.train.losses import CaptionLoss
@@ -35,15 +35,20 @@ CONFIG = ModelConfig(
     heads=2,
     window=8,
 )
+Kind = Literal["soft_attention", "transformer", "ensemble"]
+MEMBERS = (MemberConfig("updown"), MemberConfig("transformer", state_width=8))
 Caption = tuple[int, ...]
 Baseline = Literal["samples", "greedy"]
 
 
-def _loss(decoder: Literal["soft_attention", "transformer"], dropout: float = 0.0) -> tuple[CaptionLoss, Seen]:
+def _loss(decoder: Kind, dropout: float = 0.0) -> tuple[CaptionLoss, Seen]:
     """A loss over a small model that prefers some words, and the features of two images."""
     torch.manual_seed(3)
-    captioner = Captioner(len(VOCABULARY), replace(CONFIG, decoder=decoder, dropout=dropout))
-    nn.init.normal_(captioner.decoder.embedding.weight, std=0.3)
+    members = MEMBERS if decoder == "ensemble" else ()
+    captioner = Captioner(len(VOCABULARY), replace(CONFIG, decoder=decoder, members=members, dropout=dropout))
+    for module in captioner.decoder.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.3)
     captioner.train()
     return CaptionLoss(captioner, 0, VOCABULARY), Seen(torch.randn(2, captioner.backbone.width, 2, 3), None)
 
@@ -83,8 +88,8 @@ def _gradients(loss: Tensor, model: CaptionLoss) -> Tensor:
 
 
 @pytest.mark.parametrize("baseline", ["samples", "greedy"])
-@pytest.mark.parametrize("decoder", ["soft_attention", "transformer"])
-def test_the_loss_is_its_formula(decoder: Literal["soft_attention", "transformer"], baseline: Baseline) -> None:
+@pytest.mark.parametrize("decoder", ["soft_attention", "transformer", "ensemble"])
+def test_the_loss_is_its_formula(decoder: Kind, baseline: Baseline) -> None:
     loss, seen = _loss(decoder)
     reward = _Recorder()
     made = loss(

@@ -15,7 +15,8 @@ import torch
 
 from camscribe.runtime.errors import DataError
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.config import Config, from_dict
+from camscribe.train.commands.join import join
+from camscribe.train.config import Config, MemberConfig, from_dict
 from camscribe.train.trainer import Trainer
 
 MODEL = {
@@ -164,3 +165,28 @@ def test_other_decoders_train_through_every_kind_of_stage(shapes: Path, tmp_path
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum("tune_cider" in entry for entry in entries) == 4
     assert any({"reward", "greedy_reward"} <= entry.keys() for entry in entries)
+
+
+def test_an_ensemble_is_joined_and_then_trained_on_as_one(shapes: Path, tmp_path: Path) -> None:
+    first = _config(shapes, [{**STAGES[0], "epochs": 1}])
+    one = _trainer(first, tmp_path / "first").run()
+    # A frozen backbone is what makes two runs have one encoder.
+    model = replace(first.model, decoder="updown", weights=str(one), state_width=32)
+    other = _trainer(replace(first, model=model), tmp_path / "second").run()
+    joined = join([one, other])
+    joined.save(tmp_path / "joined.safetensors")
+    members = (MemberConfig("soft_attention"), MemberConfig("updown", state_width=32))
+    table = _config(shapes, [STAGES[2], STAGES[3]], start=str(tmp_path / "joined.safetensors")).to_dict()
+    table["model"] |= {"decoder": "ensemble", "members": [vars(member) for member in members]}
+    table["model"]["members"] = [{k: v for k, v in each.items() if v is not None} for each in table["model"]["members"]]
+    best = Checkpoint.load(_trainer(from_dict(table), tmp_path / "third").run())
+    assert best.config.model.members == joined.config.model.members
+    assert [member["checkpoint"] for member in best.meta["start"]["members"]] == [
+        "first/best.safetensors",
+        "second/best.safetensors",
+    ]
+    for number in range(2):
+        name = f"decoder.members.{number}.output.weight"
+        assert not torch.equal(best.of("model.")[name], joined.of("model.")[name])
+    entries = [json.loads(line) for line in (tmp_path / "third" / "metrics.jsonl").read_text().splitlines()]
+    assert any("reward" in entry for entry in entries)

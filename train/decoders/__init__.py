@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from camscribe.train.config import ModelConfig
 from camscribe.train.decoders.base import Decoder
+from camscribe.train.decoders.ensemble import EnsembleDecoder
 from camscribe.train.decoders.luo import Att2InDecoder, ShowAttendTellDecoder, TopDownDecoder
 from camscribe.train.decoders.soft_attention import SoftAttentionDecoder
 from camscribe.train.decoders.transformer import TransformerDecoder
@@ -17,6 +18,7 @@ DECODERS: dict[str, type[Decoder]] = {
     "att2in2": Att2InDecoder,
     "show_attend_tell": ShowAttendTellDecoder,
 }
+"""All but ``ensemble``, which is made of several of these."""
 
 
 def make_decoder(words: int, found_width: int, config: ModelConfig) -> Decoder:
@@ -30,4 +32,6 @@ def make_decoder(words: int, found_width: int, config: ModelConfig) -> Decoder:
     Raises:
         DataError: sizes of the configuration do not go together.
     """
+    if config.decoder == "ensemble":
+        return EnsembleDecoder(config, [make_decoder(words, found_width, member) for member in config.of_members()])
     return DECODERS[config.decoder](words, found_width, config)

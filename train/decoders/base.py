@@ -57,6 +57,8 @@ class Decoder(nn.Module):
     dropout: nn.Dropout
     embedding: nn.Embedding
     memory_width: int
+    parts = 3
+    """How many tensors ``Advance.parts`` has."""
     resamples = False
     """True where gradients through drawn captions are cheaper by running over them again than by keeping each step."""
 
@@ -132,7 +134,10 @@ class Decoder(nn.Module):
 
     def log_prob(self, token: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
         """Log-probabilities [..., V] of what follows the words ``token`` [...], float32."""
-        log_prob = torch.log_softmax(self.logits(*parts).float(), dim=-1)
+        return self.without_stutter(token, torch.log_softmax(self.logits(*parts).float(), dim=-1))
+
+    def without_stutter(self, token: Tensor, log_prob: Tensor) -> Tensor:
+        """Log-probabilities [..., V], of which, with ``no_stutter``, that of the word before [...] becomes ``DEAD``."""
         if self.config.no_stutter:
             log_prob = log_prob.scatter(-1, token.unsqueeze(-1).long(), float(DEAD))
         return log_prob

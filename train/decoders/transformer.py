@@ -49,6 +49,7 @@ class TransformerDecoder(Decoder):
     Training runs over all words at once, behind a mask that shows each word those before it, up to ``window``.
     """
 
+    parts = 2
     resamples = True
 
     def __init__(self, words: int, found_width: int, config: ModelConfig) -> None:
