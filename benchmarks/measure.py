@@ -143,7 +143,13 @@ def environment() -> Environment:
 
 
 def portable(argument: str) -> str:
-    """A command-line argument without the machine's own folders: relative to here, or the file's name alone."""
+    """A command-line argument without the machine's own folders: relative to here, or the file's name alone.
+
+    The same of the path in a ``NAME=PATH``.
+    """
+    name, equals, value = argument.rpartition("=")
+    if equals and Path(value).is_absolute():
+        return f"{name}={portable(value)}"
     path = Path(argument)
     if not path.is_absolute():
         return argument

@@ -52,6 +52,8 @@ def test_results_name_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch, 
     assert portable(str(tmp_path / "photos" / "a.jpg")) == str(Path("photos") / "a.jpg")
     assert portable("/somewhere/else/b.jpg") == ".../b.jpg"
     assert portable("../c.jpg") == "../c.jpg"
+    assert portable("b/after=/somewhere/else/bundle") == "b/after=.../bundle"
+    assert portable("beams=3") == "beams=3"
     monkeypatch.setattr(sys, "argv", ["x.py", "--bundle", "/somewhere/else", str(tmp_path / "d.jpg")])
     where = environment()
     assert where.command.endswith("--bundle .../else d.jpg")
