@@ -11,7 +11,6 @@ again. ``--bundle NAME=FOLDER`` adds others; NAME/STAGE says after which trainin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,9 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, folder in others.items():
         kind, _, stage = name.partition("/")
         bundles[kind, stage] = folder
-    bundles[SHIPPED, ""] = Bundle.load(None).path
-    shipped = content_sha256(Bundle.load(None).path)
-    made = Comparison(environment(), shipped, *_measured(bundles, options.data, options.runs, options.rounds))
+    bundles[SHIPPED, ""] = shipped = Bundle.load(None).path
+    made = Comparison(
+        environment(), content_sha256(shipped), *_measured(bundles, options.data, options.runs, options.rounds)
+    )
     for model in made.models:
         test = model.scores["test"]
         print(
@@ -204,10 +204,8 @@ def _measured(
 
 
 def _score(bundle: Path, data: Path, split: str, report: Path) -> dict[str, float]:
-    if not report.exists() or report.stat().st_mtime < (bundle / "bundle.json").stat().st_mtime:
-        make_folder(report.parent, "--runs")
-        _run(["evaluate", str(bundle), "--backend", "cpu", "--data", str(data), "--split", split, "--out", str(report)])
-    scores = json.loads(report.read_text(encoding="utf-8"))["scores"]
+    command = ["evaluate", str(bundle), "--backend", "cpu", "--data", str(data), "--split", split, "--out", str(report)]
+    scores = scripts.kept_scores(report, bundle / "bundle.json", lambda: _run(command))
     return {name: scores[name] for name in SCORES if name in scores}
 
 

@@ -145,11 +145,8 @@ def _train(name: str, seed: int, runs: Path, data: Path, threads: int) -> None:
 def _scored(name: str, seed: int, runs: Path, data: Path) -> Run:
     folder = runs / _folder(name, seed)
     checkpoint, report = folder / "best.safetensors", folder / "set5.json"
-    if not report.exists() or report.stat().st_mtime < checkpoint.stat().st_mtime:
-        scripts.camscribe(
-            ["evaluate", str(checkpoint), "--data", str(data / "set5_x4"), "--out", str(report)], show=False
-        )
-    scores = json.loads(report.read_text(encoding="utf-8"))["scores"]
+    command = ["evaluate", str(checkpoint), "--data", str(data / "set5_x4"), "--out", str(report)]
+    scores = scripts.kept_scores(report, checkpoint, lambda: scripts.camscribe(command, show=False))
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     tuned = [entry["tune_psnr_y"] for entry in map(json.loads, lines) if "tune_psnr_y" in entry]
     return Run(seed, max(tuned), scores["psnr_y"], scores["ssim_y"])

@@ -102,7 +102,7 @@ def bound(
         gpu = gpu_machine(machine.get("gpu", {"missing": "the GPU's limits were not measured"}), counted.values())
         if isinstance(gpu, Missing):
             return gpu
-        encoder, step = (part(counted[name], gpu, measured_ms) for name, measured_ms in measured.items())
+        encoder, step = (part(counted[name], gpu, time_ms) for name, time_ms in measured.items())
     least = encoder["bound_ms"] + steps * step["bound_ms"]
     losses = {
         "encoder, above its bound": encoder["measured_ms"] - encoder["bound_ms"],

@@ -51,6 +51,23 @@ def camscribe(arguments: Sequence[str], *, show: bool = True) -> None:
         raise OptionError(f"camscribe {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]:.300}")
 
 
+def kept_scores(report: Path, source: Path, evaluate: Callable[[], object]) -> dict[str, Any]:
+    """The scores in a report of ``camscribe evaluate``, which is made where none is younger than what it is of.
+
+    Args:
+        report: where it lies.
+        source: the bundle's manifest or the checkpoint that is scored.
+        evaluate: makes the report.
+
+    Raises:
+        OptionError: the report's folder cannot be made or written into.
+    """
+    if not report.exists() or report.stat().st_mtime < source.stat().st_mtime:
+        make_folder(report.parent, "--runs")
+        evaluate()
+    return dict(json.loads(report.read_text(encoding="utf-8"))["scores"])
+
+
 def end(main: Callable[[], int], name: str) -> NoReturn:
     """Runs a command and ends the process: 2 for what the user can mend, 130 for Ctrl-C."""
     try:

@@ -31,8 +31,6 @@ MADE_BY = {
     **{f"quality-{name}-{part}": QUALITY for name in ("float32", "int8", "fp16") for part in ("tune", "test", "all")},
 }
 """The command that makes a result anew."""
-LATER = ("enhance_captions", "models")
-"""Results that say which bundle they are of when they are made the next time."""
 
 
 def load(name: str) -> Any:
@@ -63,8 +61,6 @@ def stale(found: str, folder: Path) -> bool:
 @pytest.mark.parametrize("name", MADE_BY)
 def test_a_kept_result_is_of_the_bundle_that_ships(name: str) -> None:
     hashes = list(named(load(name)))
-    if name in LATER and not hashes:
-        pytest.skip(f"{name}.json was made before such files said of which bundle they are")
     assert hashes, f"{name}.json does not say which bundle it is of; make it anew: {MADE_BY[name]}"
     folder = ENHANCER if name == "enhancer_speed" else DEFAULT_BUNDLE
     assert not any(stale(found, folder) for found in hashes), (
