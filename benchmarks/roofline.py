@@ -28,6 +28,8 @@ from camscribe.runtime.threads import physical_cores
 SIZES_MB = (1, 4, 16, 64, 256)
 """Of the blocks that are copied; the last is well beyond the cache of the processors this is meant for."""
 _SIDE = 1024
+_SECONDS = 1.0
+"""How long each limit is tried for: a machine that others share has bad moments, and a limit must not come from one."""
 _AROUND = {
     "reading and reducing the photograph": ("decode", "preprocess"),
     "copies to, on and from the device": ("h2d", "spread", "d2h"),
@@ -53,7 +55,8 @@ def limits(threads: int | None = None, *, gpu: bool = False) -> dict[str, Any]:
         "threads": count,
         "bytes_per_s": {str(size): _bandwidth(size * 1_000_000, count) for size in SIZES_MB},
         "macs_per_s": {"float32": _rate("float32", count), "int8": _rate("int8", count)},
-        "how": f"copies of NumPy arrays in as many threads; products of {_SIDE} x {_SIDE} by ONNX Runtime; best of 7",
+        "how": f"copies of NumPy arrays in as many threads; products of {_SIDE} x {_SIDE} by ONNX Runtime; "
+        f"best of {_SECONDS:g} s each",
         "gpu": _gpu_limits() if gpu else Missing("no variant of this run is on a GPU"),
     }
 
@@ -232,10 +235,11 @@ def _rate(precision: str, threads: int) -> float:
     return _SIDE**3 / _best(lambda: session.run(None, {"left": left}))
 
 
-def _best(work: Any, runs: int = 7) -> float:
-    """The fewest seconds of some runs: a limit is what the machine can do, not what it does on average."""
-    times = []
-    for _ in range(runs):
+def _best(work: Any) -> float:
+    """The fewest seconds of all runs in a time: a limit is what the machine can do, not what it does on average."""
+    times: list[float] = []
+    began = time.perf_counter()
+    while not times or time.perf_counter() - began < _SECONDS:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)

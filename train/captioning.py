@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from camscribe.runtime.bundle import content_sha256
+from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle, content_sha256
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import DataError, OptionError, SourceError
 from camscribe.runtime.images import read
@@ -82,6 +82,7 @@ def caption_split(
     ban: Sequence[str] = (),
     changes: SearchChanges | None = None,
     features: Path | None = None,
+    ensemble: Sequence[Path] = (),
 ) -> Captions:
     """Captions images with a bundle (a folder; None for the one that comes with camscribe) or a checkpoint (a file).
 
@@ -93,6 +94,7 @@ def caption_split(
         ban: words that may not appear, besides those the model bans.
         changes: search options that differ from the model's own.
         features: precomputed ones, for a checkpoint that was trained on such; None for those it was trained on.
+        ensemble: further bundles, whose probabilities are averaged with the first one's.
 
     Raises:
         CamscribeError: the model cannot be used, or an option has no meaning. An image that cannot be read is no
@@ -100,10 +102,15 @@ def caption_split(
     """
     device, changes = device or Device(), changes or {}
     if model is not None and model.suffix == CHECKPOINT_SUFFIX:
+        if ensemble:
+            raise OptionError(
+                f"{model} is a checkpoint, and an ensemble is of bundles; export it first, or join decoders of one "
+                "encoder with camscribe join"
+            )
         return _caption_by_checkpoint(model, images, device, batch, ban, changes, features)
     if features is not None:
         raise OptionError("features are given, and a bundle captions pixels; expected a checkpoint trained on features")
-    return _caption_by_bundle(model, images, device, batch, ban, changes)
+    return _caption_by_bundle(model, ensemble, images, device, batch, ban, changes)
 
 
 def write_lines(captions: Captions, images: Sequence[CaptionedImage]) -> bytes:
@@ -148,13 +155,15 @@ def read_results(path: Path) -> dict[str, str]:
 
 def _caption_by_bundle(
     model: Path | None,
+    ensemble: Sequence[Path],
     images: Sequence[CaptionedImage],
     device: Device,
     batch: int,
     ban: Sequence[str],
     changes: SearchChanges,
 ) -> Captions:
-    with Captioner.load(model, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
+    bundles = [model or DEFAULT_BUNDLE, *ensemble] if ensemble else model
+    with Captioner.load(bundles, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
         options = captioner.options(ban, **changes)
         found = captioner.caption_each([image.path for image in images], options, batch=batch)
         results = (
@@ -163,13 +172,17 @@ def _caption_by_bundle(
         )
         by_image, unreadable, seconds = _collect(images, results)
         bundle, choice = captioner.bundle, captioner.choice
-    about = {
+    about: dict[str, Any] = {
         "kind": "bundle",
         "name": bundle.manifest.name,
         "sha256": content_sha256(bundle.path),
         "backend": choice.backend,
         "precision": choice.precision,
     }
+    if ensemble:
+        about["ensemble"] = [
+            {"name": Bundle.load(path).manifest.name, "sha256": content_sha256(path)} for path in ensemble
+        ]
     return Captions(by_image, unreadable, about, asdict(options), bundle.vocabulary, seconds)
 
 

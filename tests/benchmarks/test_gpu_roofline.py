@@ -309,3 +309,14 @@ def _has_tensorrt() -> bool:
     except EngineError:
         return False
     return True
+
+
+def test_a_limit_is_not_that_of_a_bad_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def work() -> None:
+        nonlocal now
+        now += 0.02 if now < 0.6 else 0.01  # twice as slow for the first 0.6 s
+
+    monkeypatch.setattr(roofline.time, "perf_counter", lambda: now)
+    assert roofline._best(work) == pytest.approx(0.01)

@@ -137,7 +137,8 @@ def test_the_batch_changes_no_caption_and_a_part_of_a_split_is_that_part(
         (["--threads", "0"], "threads is 0"),
         (["--tokenizer", "ptb"], "install a Java runtime"),
         (["--split", "test"], "captions.test.tsv"),
-        (["--results", "x.json"], "leave out the model"),
+        (["--results", "x.json"], "leave out models"),
+        (["--ensemble", "x"], "an ensemble is of bundles"),
     ],
 )
 def test_options_without_a_meaning_are_refused_in_one_line(
@@ -248,3 +249,21 @@ def test_a_bundle_is_captioned_by_the_runtime_and_scored(shapes: Path, tmp_path:
         images = read_dataset("flickr8k", shapes, split="dev")
         expected = {image.image_id: captioner.caption(image.path, beams=2).text for image in images}
     assert read_results(lines) == expected
+
+
+def test_an_ensemble_of_bundles_is_scored_and_named(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = []
+    load = Captioner.load
+    monkeypatch.setattr(Captioner, "load", lambda path, *rest: loaded.append(path) or load(path, *rest))
+    other = tmp_path / "other"
+    shutil.copytree(DEFAULT_BUNDLE, other)
+    alone, both, out = tmp_path / "alone.jsonl", tmp_path / "both.jsonl", tmp_path / "both.json"
+    assert evaluate("--data", shapes, "--captions-out", alone) == 0
+    assert evaluate("--data", shapes, "--ensemble", other, "--captions-out", both, "--out", out) == 0
+    assert loaded == [None, [DEFAULT_BUNDLE, other]]
+    assert read_results(both) == read_results(alone)  # the mean of a model and itself
+    model = read(out)["model"]
+    assert model["ensemble"] == [{"name": model["name"], "sha256": model["sha256"]}]
+    assert f"{model['name']} + {model['name']} (bundle" in capsys.readouterr().out

@@ -99,6 +99,14 @@ def _parser() -> argparse.ArgumentParser:
         help="a bundle's folder or a checkpoint's file (default: the bundle that comes with camscribe)",
     )
     parser.add_argument(
+        "--ensemble",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="another bundle with the same words, whose probabilities are averaged in; may be given many times",
+    )
+    parser.add_argument(
         "--results", type=Path, metavar="FILE", help="score these captions (COCO results or JSON lines), no model"
     )
     data = parser.add_argument_group("data")
@@ -165,6 +173,7 @@ def _make_captions(options: argparse.Namespace) -> _Outcome:
             "stop": options.stop,
         },
         features=options.features,
+        ensemble=options.ensemble,
     )
     if options.captions_out is not None:
         write_atomically(options.captions_out, write_lines(captions, dataset.images))
@@ -190,8 +199,8 @@ def _is_blind(options: argparse.Namespace) -> bool:
 
 def _read_captions(options: argparse.Namespace) -> _Outcome:
     """Reads captions made elsewhere. As in coco-caption, images without one are left out; the report says so."""
-    if options.model is not None or options.captions_out is not None:
-        raise OptionError("--results scores captions that exist already; leave out the model and --captions-out")
+    if options.model is not None or options.ensemble or options.captions_out is not None:
+        raise OptionError("--results scores captions that exist already; leave out models and --captions-out")
     dataset = _read(options, with_images=options.sheet is not None)
     texts = read_results(options.results)
     images = [image for image in dataset if image.image_id in texts]
@@ -265,7 +274,8 @@ def _print(report: dict[str, Any], scores: Scores, counts: Quality) -> None:
     model, data = report["model"], report["data"]
     where = f", {model['backend']} {model['precision']}" if "backend" in model else ""
     beams = f", {report['search']['beams']} beams" if "search" in report else ""
-    print(f"model     {model['name']} ({model['kind']}{where}{beams})")
+    names = " + ".join([model["name"], *(each["name"] for each in model.get("ensemble", ()))])
+    print(f"model     {names} ({model['kind']}{where}{beams})")
     print(f"data      {data['format']} {data['split']}: {data['scored']} images, {data['references']} references")
     used = "" if counts.vocabulary_used is None else f", {counts.vocabulary_used:.1%} of the vocabulary"
     print(

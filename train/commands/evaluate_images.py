@@ -37,6 +37,7 @@ _LABELS = {
 }
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "scikit-image", "torch", "lpips")
 _CAPTIONERS = (
+    "ensemble",
     "results",
     "split",
     "captions",
