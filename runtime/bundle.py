@@ -58,11 +58,12 @@ class Bundle:
             hashed = opened is None or name in opened or name == VOCABULARY
             problems += file_problems(folder / name, entry, hashed=hashed)
         vocabulary = None
-        try:
-            vocabulary = Vocabulary.read(folder / VOCABULARY)
-            problems += _vocabulary_problems(vocabulary, manifest)
-        except BundleError as error:
-            problems.append(str(error).removeprefix(f"{folder}{os.sep}"))
+        if (folder / VOCABULARY).is_file() or not problems:
+            try:
+                vocabulary = Vocabulary.read(folder / VOCABULARY)
+                problems += _vocabulary_problems(vocabulary, manifest)
+            except BundleError as error:
+                problems.append(str(error).removeprefix(f"{folder}{os.sep}"))
         if problems or vocabulary is None:
             raise BundleError(f"{folder}: {'; '.join(dict.fromkeys(problems))}: fetch or export the bundle again")
         return cls(folder, manifest, vocabulary)

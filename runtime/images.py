@@ -182,8 +182,8 @@ def expand(arguments: Iterable[str]) -> tuple[list[Path], list[SourceError]]:
     """Expands IMAGE, FOLDER and GLOB arguments.
 
     A folder gives the image files in it (by name, neither hidden ones nor those of its sub-folders), a glob (``**``
-    too) the files it matches; both sorted. A name that exists is never a glob. A missing file stays in the list:
-    reading it says so.
+    too) the files it matches; both sorted. A name that exists is never a glob. A missing file, also one that a link
+    in a folder leads to, stays in the list: reading it says so.
 
     Returns:
         The files in the order of the arguments, and one error for each argument that gave none.
@@ -193,8 +193,10 @@ def expand(arguments: Iterable[str]) -> tuple[list[Path], list[SourceError]]:
     for argument in arguments:
         path = Path(argument)
         try:
+            if not argument:  # a variable of a shell that is not set; as a path it would be the current folder
+                raise SourceError("an empty name is no image; expected a file, a folder or a glob")
             if path.is_dir():
-                files = sorted(item for item in path.iterdir() if looks_like_image(item) and item.is_file())
+                files = sorted(item for item in path.iterdir() if looks_like_image(item) and not item.is_dir())
                 if not files:
                     raise SourceError(f"{path}: holds no image files ({' '.join(sorted(SUFFIXES))})")
             elif not path.exists() and glob.has_magic(argument):

@@ -26,7 +26,7 @@ from camscribe.train.executor import TorchExecutor
 from camscribe.train.features import FeatureCache, FeatureSource, PixelSource, RegionCache, Source, is_flipped
 from camscribe.train.losses import CaptionLoss, Loss, Reward
 from camscribe.train.model import Captioner
-from camscribe.train.readers import Dataset, leave_out, read_dataset
+from camscribe.train.readers import Dataset, leave_out, read_dataset, unreadable
 from camscribe.train.rewards import CaptionReward
 from camscribe.train.run import Interval, Run, adamw, learning_rate
 from camscribe.train.stored_regions import StoredRegions
@@ -67,11 +67,16 @@ class Trainer(Run):
         _check(config)
         self.train, self.tune = read_split(config.data, config.data.train), read_split(config.data, config.data.tune)
         self.stored = self._read_features(Path(config.data.features)) if config.data.features else None
+        if self.stored is None:
+            self.train, self.tune = self._readable(self.train), self._readable(self.tune)
         self.origin: dict[str, Any] | None = None
         """What the checkpoint says of itself that this run started from."""
         start = None if self._resumed or not config.start else _load_start(Path(config.start), config)
         self._say(f"training: {self.train.report()}")
         self._say(f"tuning: {self.tune.report()}")
+        both = len({image.path for image in self.train} & {image.path for image in self.tune})
+        if both:
+            self._say(f"note: {both} of {len(self.tune)} tuning images are trained on too, so their CIDEr flatters")
         if self._resumed:
             self.vocabulary = self._resumed.vocabulary
             self.origin = self._resumed.meta.get("start")
@@ -87,6 +92,11 @@ class Trainer(Run):
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
         self._rewards: CaptionReward | None = None
+
+    def _readable(self, data: Dataset) -> Dataset:
+        """A split whose images can be decoded: one that cannot would end the run in its middle."""
+        bad = unreadable(data, show=self.fabric.is_global_zero)
+        return leave_out(data, bad, Path(self.config.data.root), self.config.data.skip_bad)
 
     def _read_features(self, path: Path) -> StoredRegions:
         """Precomputed regions of both splits, which keep the images that have some."""
@@ -120,6 +130,10 @@ class Trainer(Run):
             self._restore(resumed, {"optimizer": optimizer})
         saver = Interval(self.config.checkpoint_seconds)
         for epoch in range(self.position.epoch, stage.epochs):
+            # Asked here, so that a run that was killed after its stage had ended goes on with the next one.
+            if stage.patience and self.position.waited >= stage.patience:
+                self._say(f"{stage.name}: no better CIDEr in {stage.patience} validations")
+                break
             self.position.epoch = epoch
             self._run_epoch(
                 stage, index, wrapped, optimizer, train, lambda: self._save({"optimizer": optimizer}), saver
@@ -127,9 +141,6 @@ class Trainer(Run):
             self._validate(stage, index, loss, tune)
             self.position.epoch, self.position.step = epoch + 1, 0
             self._save({"optimizer": optimizer})
-            if stage.patience and self.position.waited >= stage.patience:
-                self._say(f"{stage.name}: no better CIDEr in {stage.patience} validations")
-                break
         self.fabric.barrier()
 
     def _run_epoch(
