@@ -161,7 +161,9 @@ def decode(file: BinaryIO, name: str, at_least: int | None = None) -> Photo:
             raise SourceError(f"{name}: is empty; expected an image")
         opener = _opener_of(head)
         if opener is None:
-            raise SourceError(f"{name}: is not an image; expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF")
+            # HEIC, JPEG 2000 and the like are images, too.
+            known = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF"
+            raise SourceError(f"{name}: is not an image in a known format; expected {known}")
         file.seek(0)
         with opener(file) as image:
             _check_size(image, name)

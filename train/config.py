@@ -43,8 +43,8 @@ class DataConfig:
     """Precomputed features of regions, for ``encoder = "features"``: a TSV of bottom-up-attention, or a folder of these
     or of npz or npy files, one an image; relative to the configuration file."""
     skip_bad: bool = False
-    """Skip (and count and name) broken lines, missing images, empty captions and bad features instead of refusing
-    them."""
+    """Skip (and count and name) broken lines, missing and damaged images, empty captions and bad features instead of
+    refusing them."""
     min_count: int = 5
     """Words rarer than this in the training captions become ``<unk>``."""
     max_words: int = 20
