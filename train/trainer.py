@@ -174,8 +174,7 @@ class Trainer(Run):
                     group["lr"] = group["peak"] * rate
                 made = self._loss(stage, loss, source, item, reward, share)
                 fabric.backward(made.loss)
-                if stage.gradient_clip:
-                    fabric.clip_gradients(loss, optimizer, max_norm=stage.gradient_clip)
+                self._clip(stage, loss, optimizer)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 self._update_average(stage.average_decay, done)

@@ -178,6 +178,16 @@ def test_tuning_images_that_are_trained_on_too_are_told(
     assert "note: 5 of 5 tuning images are trained on too" in capsys.readouterr().out
 
 
+def test_a_run_that_diverges_ends_with_a_line_and_a_sound_checkpoint(shapes: Path, tmp_path: Path) -> None:
+    for clip in (0.0, 1.0):
+        wild = {**STAGES[0], "epochs": 9, "learning_rate": 1e20, "warm_up_steps": 1, "gradient_clip": clip}
+        config = _config(shapes, [wild], checkpoint_seconds=0)
+        with pytest.raises(DataError, match=r"stage decoder, step \d+: the gradient is (nan|inf); lower"):
+            _trainer(config, tmp_path / f"{clip}").run()
+        last = Checkpoint.load(tmp_path / f"{clip}" / "last.safetensors")
+        assert all(value.isfinite().all() for value in last.of("model.").values())
+
+
 def test_a_checkpoint_without_room_leaves_the_one_before_it(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     Checkpoint({"model.a": torch.ones(3)}, {"config": {}}).save(path)

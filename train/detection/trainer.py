@@ -140,8 +140,7 @@ class Trainer(Run):
         if not torch.isfinite(total):
             raise DataError(f"stage {stage.name}: the loss is {float(total.detach())}; lower its learning_rate")
         self.fabric.backward(total)
-        if stage.gradient_clip:
-            self.fabric.clip_gradients(loss, optimizer, max_norm=stage.gradient_clip)
+        self._clip(stage, loss, optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}
