@@ -89,6 +89,7 @@ class Trainer(Run):
         torch.manual_seed(config.seed)
         weights = "none" if self._resumed else None
         self.model = _started(start, config) if start else Captioner(len(self.vocabulary), config.model, weights)
+        _check_stages(config, self.model)
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
         self._rewards: CaptionReward | None = None
@@ -336,6 +337,21 @@ def _check(config: Config) -> None:
             raise DataError(
                 f"stage {stage.name}: trained_backbone_stages is {stage.trained_backbone_stages}; encoder {encoder} "
                 "has no backbone to train: expected 0"
+            )
+
+
+def _check_stages(config: Config, model: Captioner) -> None:
+    """Refuses stages that train more of the backbone than there is.
+
+    Raises:
+        DataError: one does.
+    """
+    most = 0 if model.backbone is None else len(model.backbone.stages)
+    for stage in config.stage:
+        if stage.trained_backbone_stages > most:
+            raise DataError(
+                f"stage {stage.name}: trained_backbone_stages is {stage.trained_backbone_stages}; backbone "
+                f"{config.model.backbone} has {most}"
             )
 
 

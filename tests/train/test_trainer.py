@@ -36,7 +36,7 @@ MODEL = {
 }
 STAGES = [
     {"name": "decoder", "epochs": 2, "batch": 8, "captions_per_image": 2, "warm_up_steps": 2},
-    {"name": "all", "epochs": 1, "batch": 8, "trained_backbone_stages": 7, "variants": 3, "captions_per_image": 2},
+    {"name": "all", "epochs": 1, "batch": 8, "trained_backbone_stages": 6, "variants": 3, "captions_per_image": 2},
     {"name": "tail", "epochs": 1, "batch": 8, "trained_backbone_stages": 2, "scheduled_sampling": 0.5},
     {"name": "reward", "epochs": 1, "batch": 8, "objective": "self_critical", "captions_per_image": 3},
 ]
@@ -113,6 +113,11 @@ def test_a_folder_of_another_configuration_is_refused(shapes: Path, tmp_path: Pa
     _trainer(config, tmp_path).run()
     with pytest.raises(DataError, match="another configuration"):
         _trainer(replace(config, seed=2), tmp_path)
+
+
+def test_more_stages_than_the_backbone_has_are_refused(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="stage all: trained_backbone_stages is 7; backbone shufflenet_v2_x0_5 has 6"):
+        _trainer(_config(shapes, [STAGES[0], {**STAGES[1], "trained_backbone_stages": 7}]), tmp_path)
 
 
 def test_patience_ends_a_stage(shapes: Path, tmp_path: Path) -> None:
