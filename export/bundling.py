@@ -21,7 +21,7 @@ from camscribe.export.int8 import integer_decoder, integer_encoder
 from camscribe.export.onnx_export import export_graphs
 from camscribe.export.parity import Words, caption_with_torch, captions, same, tensor_distances
 from camscribe.export.weights import WEIGHTS, Inline, WeightFile, share_weights
-from camscribe.runtime.bundle import Draft, encode_png, write_bundle
+from camscribe.runtime.bundle import Draft, check_place, encode_png, write_bundle
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.manifest import SCHEMA, GraphPair, Manifest, Parity, SpecialTokens
 from camscribe.runtime.pixels import Pixels, PixelSpec
@@ -94,6 +94,7 @@ def export_bundle(
             nothing is written.
         BundleError: the bundle cannot be written.
     """
+    check_place(target)
     vocabulary = checkpoint.vocabulary
     model = rounded(checkpoint.model())
     run = example(model)

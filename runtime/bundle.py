@@ -58,11 +58,12 @@ class Bundle:
             hashed = opened is None or name in opened or name == VOCABULARY
             problems += file_problems(folder / name, entry, hashed=hashed)
         vocabulary = None
-        try:
-            vocabulary = Vocabulary.read(folder / VOCABULARY)
-            problems += _vocabulary_problems(vocabulary, manifest)
-        except BundleError as error:
-            problems.append(str(error).removeprefix(f"{folder}{os.sep}"))
+        if (folder / VOCABULARY).is_file() or not problems:
+            try:
+                vocabulary = Vocabulary.read(folder / VOCABULARY)
+                problems += _vocabulary_problems(vocabulary, manifest)
+            except BundleError as error:
+                problems.append(str(error).removeprefix(f"{folder}{os.sep}"))
         if problems or vocabulary is None:
             raise BundleError(f"{folder}: {'; '.join(dict.fromkeys(problems))}: fetch or export the bundle again")
         return cls(folder, manifest, vocabulary)
@@ -151,6 +152,18 @@ class Draft:
         self.finished = True
 
 
+def check_place(target: Path) -> Path:
+    """Makes sure that a bundle may be written to a place, before any work is done for it; returns it as absolute path.
+
+    Raises:
+        BundleError: something else is there.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would replace what a link points to
+    if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        raise BundleError(f"{target}: exists and is not a bundle; name another folder")
+    return target
+
+
 @contextlib.contextmanager
 def write_bundle(target: Path) -> Iterator[Draft]:
     """Writes a bundle whole or not at all.
@@ -163,9 +176,7 @@ def write_bundle(target: Path) -> Iterator[Draft]:
     """
     import shutil
 
-    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would replace what a link points to
-    if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
-        raise BundleError(f"{target}: exists and is not a bundle; name another folder")
+    target = check_place(target)
     draft = Draft(_beside(target, "partial"))
     try:
         try:

@@ -223,11 +223,16 @@ class Captioner:
         """
         if not 1 <= batch <= 1024:
             raise OptionError(f"batch is {batch}; expected 1 to 1024")
+        return self._each(images, options or self._options, color, batch)
+
+    def _each(
+        self, images: Iterable[ImageLike], options: SearchOptions, color: Color | None, batch: int
+    ) -> Iterator[Caption | SourceError]:
         rest = iter(images)
         while chunk := list(islice(rest, batch)):
             prepared = [self._prepare_or_error(image, color) for image in chunk]
             good = [item for item in prepared if isinstance(item, _Prepared)]
-            captions = iter(self._caption_batch(good, options or self._options) if good else ())
+            captions = iter(self._caption_batch(good, options) if good else ())
             for item in prepared:
                 yield item if isinstance(item, SourceError) else next(captions)
 

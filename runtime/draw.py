@@ -20,7 +20,7 @@ PHOTO_WIDTH, PHOTO_HEIGHT = 760, 560
 _MARGIN, _GAP = 20, 10
 _TILE, _BOXES_TILE = 144, 182
 """Width and height of a word's picture at most; outlines of boxes need more room."""
-_PAPER, _INK, _PALE = (250, 249, 246), (28, 28, 30), (128, 128, 132)
+_PAPER, _INK, _PALE = (250, 249, 246), (28, 28, 30), (108, 108, 112)
 _BOXES_SHOWN, _FAINT = 4, 0.3
 """Boxes of a word that are drawn: so many, with at least this share of the weight of the first."""
 _FINER = 4

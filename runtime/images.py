@@ -161,7 +161,9 @@ def decode(file: BinaryIO, name: str, at_least: int | None = None) -> Photo:
             raise SourceError(f"{name}: is empty; expected an image")
         opener = _opener_of(head)
         if opener is None:
-            raise SourceError(f"{name}: is not an image; expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF")
+            # HEIC, JPEG 2000 and the like are images, too.
+            known = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF"
+            raise SourceError(f"{name}: is not an image in a known format; expected {known}")
         file.seek(0)
         with opener(file) as image:
             _check_size(image, name)
@@ -182,8 +184,8 @@ def expand(arguments: Iterable[str]) -> tuple[list[Path], list[SourceError]]:
     """Expands IMAGE, FOLDER and GLOB arguments.
 
     A folder gives the image files in it (by name, neither hidden ones nor those of its sub-folders), a glob (``**``
-    too) the files it matches; both sorted. A name that exists is never a glob. A missing file stays in the list:
-    reading it says so.
+    too) the files it matches; both sorted. A name that exists is never a glob. A missing file, also one that a link
+    in a folder leads to, stays in the list: reading it says so.
 
     Returns:
         The files in the order of the arguments, and one error for each argument that gave none.
@@ -193,8 +195,10 @@ def expand(arguments: Iterable[str]) -> tuple[list[Path], list[SourceError]]:
     for argument in arguments:
         path = Path(argument)
         try:
+            if not argument:  # a variable of a shell that is not set; as a path it would be the current folder
+                raise SourceError("an empty name is no image; expected a file, a folder or a glob")
             if path.is_dir():
-                files = sorted(item for item in path.iterdir() if looks_like_image(item) and item.is_file())
+                files = sorted(item for item in path.iterdir() if looks_like_image(item) and not item.is_dir())
                 if not files:
                     raise SourceError(f"{path}: holds no image files ({' '.join(sorted(SUFFIXES))})")
             elif not path.exists() and glob.has_magic(argument):

@@ -143,7 +143,13 @@ def _torchvision_model(name: str, weights: str) -> nn.Module:
         raise DataError(f"backbone {name!r}: torchvision has no weights for Caffe's strides; name a file of them")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Inception and GoogLeNet warn about their own initialisation.
-        model: nn.Module = builder(weights="DEFAULT" if weights == "torchvision" else None)
+        try:
+            model: nn.Module = builder(weights="DEFAULT" if weights == "torchvision" else None)
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error
+            raise DataError(
+                f"backbone {name!r}: torchvision's weights cannot be downloaded ({reason}); name a file in weights"
+            ) from error
     if caffe:
         _caffe_strides(model)
     if weights not in ("torchvision", "none"):

@@ -46,7 +46,7 @@ class Checkpoint:
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             part.replace(path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors hides the OSError of a full disk in its own
             part.unlink(missing_ok=True)
             raise DataError(f"{path}: cannot be written ({error}); the checkpoint before it is kept") from error
 

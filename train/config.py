@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from camscribe.runtime.errors import DataError
+from camscribe.train import ranges
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,8 +43,8 @@ class DataConfig:
     """Precomputed features of regions, for ``encoder = "features"``: a TSV of bottom-up-attention, or a folder of these
     or of npz or npy files, one an image; relative to the configuration file."""
     skip_bad: bool = False
-    """Skip (and count and name) broken lines, missing images, empty captions and bad features instead of refusing
-    them."""
+    """Skip (and count and name) broken lines, missing and damaged images, empty captions and bad features instead of
+    refusing them."""
     min_count: int = 5
     """Words rarer than this in the training captions become ``<unk>``."""
     max_words: int = 20
@@ -277,7 +278,8 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """Reads a TOML configuration; relative paths in it become absolute.
 
     Raises:
-        DataError: the file is missing or not TOML, or a key or value is not one of the configuration's.
+        DataError: the file is missing or not TOML, a key or value is not one of the configuration's, or numbers have no
+            meaning, all of which are listed.
     """
     table = read_table(path, changes)
     base = path.resolve().parent
@@ -293,7 +295,18 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
         for key in ("weights",) if model.get("encoder") == "faster_rcnn" else ("weights", "detector"):
             if str(model.get(key, "none")) not in ("", "none", "torchvision", "timm"):
                 model[key] = str((base / str(model[key])).resolve())
-    return from_dict(table, where=str(path))
+    config = from_dict(table, where=str(path))
+    # Only of files: what is imported has a stage of no epochs.
+    problems = [
+        *ranges.out_of_range(config.data, ranges.DATA, "data"),
+        *ranges.out_of_range(config.model, ranges.MODEL, "model"),
+        *ranges.out_of_range(config.validation, ranges.VALIDATION, "validation"),
+    ]
+    for stage in config.stage:
+        problems += ranges.out_of_range(stage, ranges.STAGE, f"stage {stage.name}")
+    if problems:
+        raise DataError(f"{path}: {'; '.join(problems)}")
+    return config
 
 
 def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:

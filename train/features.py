@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -246,13 +247,26 @@ def unpacked(rows: Tensor) -> Regions:
 
 
 def open_rows(path: Path, shape: tuple[int, ...]) -> np.memmap:  # type: ignore[type-arg]
-    """A file of half-precision numbers, as it is where it has that shape, else a new one whose state is forgotten."""
+    """A file of half-precision numbers, as it is where it has that shape, else a new one whose state is forgotten.
+
+    Raises:
+        OSError: there is no room for it; none of it is left.
+    """
     if path.exists():
         rows = np.lib.format.open_memmap(path, mode="r+")
         if rows.shape == shape:
             return rows
     path.with_suffix(".json").unlink(missing_ok=True)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        # A mapped file that the disk turns out to have no room for ends the process by a signal, without a word.
+        try:
+            with path.open("rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError:
+            path.unlink()
+            raise
+    return rows
 
 
 def _key(source: PixelSource, made: Any) -> str:

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from camscribe.runtime import images
 from camscribe.runtime.errors import DataError
 
-_INK, _FAINT = "#222222", "#8a8f98"
+_INK, _FAINT = "#222222", "#6b717b"
 _LOSS, _SCORE, _RATE = "#c44e52", "#2f6db3", "#4c9a63"
 _TITLES = {
     "cross_entropy": "cross entropy, nats a word",
@@ -168,7 +168,7 @@ def _panel(panel: Axes, name: str, line: _Line, stages: Sequence[_Stage]) -> Non
         panel.annotate(
             f"{line.values[best]:.3f}",
             (line.epochs[best], line.values[best]),
-            xytext=(0, -14),
+            xytext=(0, 6),  # nothing is drawn above the highest point
             textcoords="offset points",
             ha="center",
             fontsize=9,

@@ -14,6 +14,9 @@ from typing import Any
 from camscribe.runtime.errors import DataError
 from camscribe.train.text import words
 
+_CAPTIONS = "--captions (data.captions of a training)"
+_FORMAT = "check that --format (data.format of a training) fits this file"
+
 
 @dataclass
 class Reading:
@@ -106,6 +109,9 @@ def _read_coco(root: Path, split: str, captions: Path | None, images: Path | Non
         if problem or not is_name(entry["file_name"]):
             reading.problems.append(f"{place}: {problem or 'file_name is not a plain file name'}")
             continue
+        if str(entry["id"]) in reading.captions:
+            reading.problems.append(f"{place}: the id {entry['id']} stands here a second time")
+            continue
         names[entry["id"]] = str(entry["id"])
         reading.add_image(str(entry["id"]), folder / entry["file_name"])
     for number, entry in enumerate(list_in(content, "annotations", captions)):
@@ -132,10 +138,10 @@ def image_folder(given: Path | None, root: Path, *usual: str) -> Path:
         if folder.is_dir():
             return folder
     tried = given if given is not None else f"{root}: none of {', '.join(usual)}"
-    raise DataError(f"{tried}: no folder of images; name it with --images")
+    raise DataError(f"{tried}: no folder of images; name it with --images (data.images of a training)")
 
 
-def only_file(folder: Path, pattern: str, split: str, option: str = "--captions") -> Path:
+def only_file(folder: Path, pattern: str, split: str, option: str = _CAPTIONS) -> Path:
     """The one file of a pattern that a split has; ``option`` is what names it where there is no such."""
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
@@ -152,7 +158,7 @@ def is_name(text: str) -> bool:
     return plain and len(text.encode("utf-8", "surrogatepass")) <= 255  # the longest that file systems allow
 
 
-def _bytes(path: Path, option: str = "--captions") -> bytes:
+def _bytes(path: Path, option: str = _CAPTIONS) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -169,7 +175,7 @@ def _lines(path: Path, reading: Reading) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r")
 
 
-def read_json(path: Path, option: str = "--captions") -> Any:
+def read_json(path: Path, option: str = _CAPTIONS) -> Any:
     """The content of a JSON file; ``option`` is what names it where it cannot be read."""
     try:
         return json.loads(_bytes(path, option))
@@ -177,7 +183,7 @@ def read_json(path: Path, option: str = "--captions") -> Any:
         raise DataError(f"{path}: not a JSON file ({error}); fetch it again") from error
 
 
-def list_in(content: Any, key: str, path: Path, expected: str = "check that --format fits this file") -> list[Any]:
+def list_in(content: Any, key: str, path: Path, expected: str = _FORMAT) -> list[Any]:
     """The list that a JSON object holds under a key."""
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise DataError(f"{path}: has no list {key!r}; {expected}")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.errors import DataError, OptionError, SourceError
+from camscribe.runtime.images import read
+from camscribe.runtime.progress import ProgressBar
 from camscribe.train.layouts import LAYOUTS, Reading
 
 FORMATS = tuple(LAYOUTS)
@@ -123,6 +126,28 @@ def part_of(split: str) -> tuple[str, slice]:
     return found["name"], slice(start, stop)
 
 
+def unreadable(data: Dataset, *, show: bool = True) -> dict[str, str]:
+    """What is wrong with each image of a split that cannot be decoded, by ``image_id``. ``show`` draws a progress bar.
+
+    JPEGs are decoded at an eighth of their size where that is possible: it takes little time, and every byte of them.
+    """
+
+    def wrong(image: CaptionedImage) -> str | None:
+        try:
+            read(image.path, at_least=1)
+        except SourceError as error:
+            return str(error)
+        return None
+
+    bad = {}
+    with ThreadPoolExecutor(max_workers=4) as pool, ProgressBar("images checked", len(data), show=show) as bar:
+        for done, (image, line) in enumerate(zip(data, pool.map(wrong, data), strict=True), start=1):
+            if line is not None:
+                bad[image.image_id] = line
+            bar.update(done)
+    return bad
+
+
 def leave_out(data: Dataset, bad: Mapping[str, str], where: Path, skip_bad: bool) -> Dataset:
     """A split without images of which something that training needs is bad.
 
@@ -137,7 +162,7 @@ def leave_out(data: Dataset, bad: Mapping[str, str], where: Path, skip_bad: bool
     """
     found = [bad[image.image_id] for image in data if image.image_id in bad]
     if found and not skip_bad:
-        raise DataError(f"{where}: {summary(found)}; correct them, or skip them with skip_bad")
+        raise DataError(f"{where}: {summary(found)}; correct them, or skip them with --skip-bad")
     left = tuple(image for image in data if image.image_id not in bad)
     if not left:
         raise DataError(f"{where}: has no good entry for any of {len(data)} images ({summary(found)})")

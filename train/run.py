@@ -109,6 +109,21 @@ class Run(ABC):
         for name, value in self._trained_tensors():
             value.copy_(tensors[name])
 
+    def _clip(self, stage: Any, module: nn.Module, optimizer: Any) -> None:
+        """Clips gradients to the stage's ``gradient_clip``.
+
+        Raises:
+            DataError: they are no numbers any more; nothing has been changed by them.
+        """
+        most = stage.gradient_clip or math.inf
+        norm = self.fabric.clip_gradients(module, optimizer, max_norm=most, error_if_nonfinite=False)
+        # With 16-mixed such a step is part of finding the scale of the loss, and is left out.
+        if norm is not None and not torch.isfinite(norm) and self.config.precision != "16-mixed":
+            raise DataError(
+                f"stage {stage.name}, step {self.position.step + 1}: the gradient is {float(norm)}; lower its "
+                "learning_rate and begin a new run"
+            )
+
     # -- the run's folder ---------------------------------------------------------------------------------------------
 
     def _stage_file(self, index: int) -> Path:

@@ -28,7 +28,7 @@ def make(name: str, weights: str) -> nn.Module:
         weights: ``timm`` downloads them, ``none`` draws them, else a file (see ``_read``).
 
     Raises:
-        DataError: no such model, or the weights do not fit.
+        DataError: no such model, or the weights cannot be downloaded, or do not fit.
     """
     try:
         import timm
@@ -38,6 +38,11 @@ def make(name: str, weights: str) -> nn.Module:
         model: nn.Module = timm.create_model(name.removeprefix(PREFIX), pretrained=weights == "timm", num_classes=0)
     except RuntimeError as error:
         raise DataError(f"backbone {name!r}: timm makes no such model ({error})") from error
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"backbone {name!r}: timm's weights cannot be downloaded ({reason}); name a file in weights"
+        ) from error
     if weights not in ("timm", "none"):
         tensors = {key: value for key, value in _read(Path(weights), name).items() if not key.startswith("classifier.")}
         load_fitting(model, tensors, f"{weights}: does not fit timm's {name.removeprefix(PREFIX)}")

@@ -26,7 +26,7 @@ from camscribe.train.executor import TorchExecutor
 from camscribe.train.features import FeatureCache, FeatureSource, PixelSource, RegionCache, Source, is_flipped
 from camscribe.train.losses import CaptionLoss, Loss, Reward
 from camscribe.train.model import Captioner
-from camscribe.train.readers import Dataset, leave_out, read_dataset
+from camscribe.train.readers import Dataset, leave_out, read_dataset, unreadable
 from camscribe.train.rewards import CaptionReward
 from camscribe.train.run import Interval, Run, adamw, learning_rate
 from camscribe.train.stored_regions import StoredRegions
@@ -67,11 +67,16 @@ class Trainer(Run):
         _check(config)
         self.train, self.tune = read_split(config.data, config.data.train), read_split(config.data, config.data.tune)
         self.stored = self._read_features(Path(config.data.features)) if config.data.features else None
+        if self.stored is None:
+            self.train, self.tune = self._readable(self.train), self._readable(self.tune)
         self.origin: dict[str, Any] | None = None
         """What the checkpoint says of itself that this run started from."""
         start = None if self._resumed or not config.start else _load_start(Path(config.start), config)
         self._say(f"training: {self.train.report()}")
         self._say(f"tuning: {self.tune.report()}")
+        both = len({image.path for image in self.train} & {image.path for image in self.tune})
+        if both:
+            self._say(f"note: {both} of {len(self.tune)} tuning images are trained on too, so their CIDEr flatters")
         if self._resumed:
             self.vocabulary = self._resumed.vocabulary
             self.origin = self._resumed.meta.get("start")
@@ -84,9 +89,15 @@ class Trainer(Run):
         torch.manual_seed(config.seed)
         weights = "none" if self._resumed else None
         self.model = _started(start, config) if start else Captioner(len(self.vocabulary), config.model, weights)
+        _check_stages(config, self.model)
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
         self._rewards: CaptionReward | None = None
+
+    def _readable(self, data: Dataset) -> Dataset:
+        """A split whose images can be decoded: one that cannot would end the run in its middle."""
+        bad = unreadable(data, show=self.fabric.is_global_zero)
+        return leave_out(data, bad, Path(self.config.data.root), self.config.data.skip_bad)
 
     def _read_features(self, path: Path) -> StoredRegions:
         """Precomputed regions of both splits, which keep the images that have some."""
@@ -120,6 +131,10 @@ class Trainer(Run):
             self._restore(resumed, {"optimizer": optimizer})
         saver = Interval(self.config.checkpoint_seconds)
         for epoch in range(self.position.epoch, stage.epochs):
+            # Asked here, so that a run that was killed after its stage had ended goes on with the next one.
+            if stage.patience and self.position.waited >= stage.patience:
+                self._say(f"{stage.name}: no better CIDEr in {stage.patience} validations")
+                break
             self.position.epoch = epoch
             self._run_epoch(
                 stage, index, wrapped, optimizer, train, lambda: self._save({"optimizer": optimizer}), saver
@@ -127,9 +142,6 @@ class Trainer(Run):
             self._validate(stage, index, loss, tune)
             self.position.epoch, self.position.step = epoch + 1, 0
             self._save({"optimizer": optimizer})
-            if stage.patience and self.position.waited >= stage.patience:
-                self._say(f"{stage.name}: no better CIDEr in {stage.patience} validations")
-                break
         self.fabric.barrier()
 
     def _run_epoch(
@@ -163,8 +175,7 @@ class Trainer(Run):
                     group["lr"] = group["peak"] * rate
                 made = self._loss(stage, loss, source, item, reward, share)
                 fabric.backward(made.loss)
-                if stage.gradient_clip:
-                    fabric.clip_gradients(loss, optimizer, max_norm=stage.gradient_clip)
+                self._clip(stage, loss, optimizer)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 self._update_average(stage.average_decay, done)
@@ -326,6 +337,21 @@ def _check(config: Config) -> None:
             raise DataError(
                 f"stage {stage.name}: trained_backbone_stages is {stage.trained_backbone_stages}; encoder {encoder} "
                 "has no backbone to train: expected 0"
+            )
+
+
+def _check_stages(config: Config, model: Captioner) -> None:
+    """Refuses stages that train more of the backbone than there is.
+
+    Raises:
+        DataError: one does.
+    """
+    most = 0 if model.backbone is None else len(model.backbone.stages)
+    for stage in config.stage:
+        if stage.trained_backbone_stages > most:
+            raise DataError(
+                f"stage {stage.name}: trained_backbone_stages is {stage.trained_backbone_stages}; backbone "
+                f"{config.model.backbone} has {most}"
             )
 
 

@@ -92,10 +92,10 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
     """Captions and prints; returns how many files failed."""
     search = captioner.options(options.ban, **search_changes(options), **guided_changes(options))
     names = own_names(files, ".caption.jpg")
+    results = captioner.caption_each(files, search, batch=options.batch)
     table = None if options.json else _Table(files)
     failed, spent = 0, []
     with ProgressBar("captioned", len(files)) as bar:
-        results = captioner.caption_each(files, search, batch=options.batch)
         for done, (path, name, result) in enumerate(zip(files, names, results, strict=True), start=1):
             picture = options.out / name if options.out is not None else None
             if isinstance(result, Caption) and picture is not None:

@@ -74,6 +74,12 @@ def test_everything_wrong_is_in_one_error(folder: Path) -> None:
         assert part in message
 
 
+def test_a_missing_vocabulary_is_said_once(make_toy: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_toy(tmp_path / "b")
+    (folder / "vocab.txt").unlink()
+    assert refusal(folder) == f"{folder}: vocab.txt is missing: fetch or export the bundle again"
+
+
 def test_only_the_files_that_will_be_opened_are_hashed(make_toy: Callable[..., Path], tmp_path: Path) -> None:
     def two(manifest: Manifest) -> Manifest:
         pair = manifest.precisions["float32"]

@@ -81,6 +81,7 @@ def test_help_and_version(run: Run) -> None:
         (["caption", "a.jpg", "--beams", "many"], "invalid int value: 'many'"),
         (["caption", "a.jpg", "--bundle", "none"], "none: no such bundle folder"),
         (["caption", "a.jpg", "--attention"], "--attention needs --json"),
+        (["caption", "a.jpg", "--batch", "0"], "batch is 0; expected 1 to 1024"),
         (["caption", "a.jpg", "--backend", "tensorrt", "--threads", "0"], "threads is 0"),
         (["info", "none"], "none: no such bundle folder"),
     ],

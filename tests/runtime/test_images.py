@@ -292,6 +292,16 @@ def test_other_things_are_refused(thing: object) -> None:
         as_rgb(thing)  # type: ignore[arg-type]
 
 
+def test_a_folders_image_that_is_not_there_is_named_and_an_empty_name_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    found, problems = expand([str(tmp_path), ""])
+    assert found == [tmp_path / "link.jpg"]
+    assert [str(problem) for problem in problems] == ["an empty name is no image; expected a file, a folder or a glob"]
+    with pytest.raises(SourceError, match=r"link\.jpg: no such file"):
+        read(found[0])
+
+
 def test_expansion_of_files_folders_and_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("d/b.jpg", "d/a.PNG", "d/._b.jpg", "d/notes.txt", "d/sub/c.jpg", "e.jpg", "f[1].jpg"):

@@ -74,6 +74,14 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         Backbone("mobilenet_v2", str(tmp_path / "w.safetensors"))
 
 
+def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(DataError, match=r"'squeezenet1_1': torchvision's weights cannot be downloaded \(.*name a file"):
+        Backbone("squeezenet1_1", "torchvision")
+
+
 def test_missing_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         Backbone("mobilenet_v2", str(tmp_path / "none.safetensors"))

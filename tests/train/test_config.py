@@ -82,6 +82,25 @@ def test_what_has_no_meaning_is_named(change: dict[str, object], message: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_numbers_without_meaning_are_all_listed_before_anything_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        '[data]\nroot = "photos"\nmin_count = 0\n[model]\nimage_height = 7\ndropout = 1.0\n'
+        "[validation]\nbeams = 0\nlength_penalty = -1.0\n"
+        '[[stage]]\nname = "a"\nepochs = 0\nbatch = 0\nlearning_rate = nan\n'
+        '[[stage]]\nname = "b"\nepochs = 1\nsample_temperature = 0.0\ndropout = 2.0\n'
+    )
+    with pytest.raises(DataError) as caught:
+        load_config(path)
+    assert str(caught.value) == (
+        f"{path}: data: min_count is 0; expected 1 or more; model: image_height is 7; expected 8 to 4096; "
+        "model: dropout is 1; expected 0 to less than 1; validation: beams is 0; expected 1 to 64; "
+        "validation: length_penalty is -1; expected 0 to 10; stage a: epochs is 0; expected 1 or more; "
+        "stage a: batch is 0; expected 1 or more; stage a: learning_rate is nan; expected 0 or more; "
+        "stage b: sample_temperature is 0; expected more than 0; stage b: dropout is 2; expected 0 to less than 1"
+    )
+
+
 @pytest.mark.parametrize("content", [b"[data", b"\xff\xfe", None])
 def test_an_unreadable_file_is_one_line(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "run.toml"

@@ -12,7 +12,9 @@ from PIL import Image
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
+from camscribe.runtime import draw
 from camscribe.runtime.errors import DataError, SourceError
+from camscribe.train import figures
 from camscribe.train.figures import curves, sheet
 
 
@@ -50,6 +52,31 @@ def test_curves_show_every_quantity_of_all_stages(tmp_path: Path) -> None:
     curves(log(tmp_path / "short.jsonl", training("decoder", 1, 3, cross_entropy=5.0)), out)
     assert pixels(out).shape[0] < image.shape[0]  # two panels, not four
     assert not has_color(pixels(out), "2f6db3")
+
+
+def test_the_best_score_is_written_where_no_line_is(tmp_path: Path) -> None:
+    scored = [{"stage": "a", "epoch": epoch, "tune_cider": score} for epoch, score in ((1, 0.5), (2, 0.1), (3, 0.1))]
+    curves(log(tmp_path / "metrics.jsonl", *scored), tmp_path / "curves.png")
+    image = pixels(tmp_path / "curves.png").astype(int)
+    drawn = (np.abs(image - (0x2F, 0x6D, 0xB3)).max(axis=2) <= 40).any(axis=1)
+    rows = np.flatnonzero(drawn)
+    assert not drawn[rows[0] : rows[-1]].all(), "from its highest point on the line goes down without a gap"
+
+
+@pytest.mark.parametrize(
+    ("ink", "paper"), [(figures._FAINT, "#ffffff"), (figures._INK, "#ffffff"), (draw._PALE, draw._PAPER)]
+)
+def test_small_text_can_be_read(ink: Any, paper: Any) -> None:
+    """Contrast of at least 4.5, WCAG 2.1's level AA."""
+
+    def luminance(color: Any) -> float:
+        values = [int(color[start : start + 2], 16) for start in (1, 3, 5)] if isinstance(color, str) else color
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in np.divide(values, 255)
+        ]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    assert (luminance(paper) + 0.05) / (luminance(ink) + 0.05) >= 4.5
 
 
 def test_curves_of_a_run_that_has_just_begun_are_drawn(tmp_path: Path) -> None:

@@ -210,6 +210,8 @@ def test_coco_is_read_with_its_usual_folders(tmp_path: Path) -> None:
     [
         ([{"id": 8}], [], r"images\[1\]: file_name is missing"),
         ([{"id": [], "file_name": "x.jpg"}], [], r"images\[1\]: id is missing or of another type"),
+        ([{"id": 7, "file_name": "x.jpg"}], [], r"images\[1\]: the id 7 stands here a second time"),
+        ([{"id": "7", "file_name": "x.jpg"}], [], r"images\[1\]: the id 7 stands here a second time"),
         ([], [{"image_id": 9, "caption": "A cat."}], r"annotations\[1\]: no image has the id 9"),
         ([], [{"image_id": 7, "caption": None}], r"annotations\[1\]: caption is missing"),
         ([], [{"image_id": 7, "caption": "\n"}], r"annotations\[1\]: empty caption of 7"),

@@ -270,7 +270,7 @@ def test_it_cannot_be_exported(trained: Path, tmp_path: Path, capsys: pytest.Cap
 def test_missing_features_are_refused_or_skipped(shapes: Path, tmp_path: Path) -> None:
     file = tsv(shapes, tmp_path / "fewer.tsv", without=["train1-red-left", "dev0-blue-right"])
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
-    with pytest.raises(DataError, match=r"1 bad entry: train1-red-left.png: no features; .*skip them with skip_bad"):
+    with pytest.raises(DataError, match=r"1 bad entry: train1-red-left.png: no features; .*skip them with --skip-bad"):
         Trainer(config(shapes, file), tmp_path, fabric, tmp_path / "cache")
     trainer = Trainer(config(shapes, file, skip_bad=True), tmp_path, fabric, tmp_path / "cache")
     assert (len(trainer.train), len(trainer.tune)) == (31, 7)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +15,12 @@ import lightning_fabric
 import pytest
 import torch
 
+from camscribe.runtime import cli
 from camscribe.runtime.errors import DataError
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.commands.join import join
 from camscribe.train.config import Config, MemberConfig, from_dict
+from camscribe.train.features import open_rows
 from camscribe.train.trainer import Trainer
 
 MODEL = {
@@ -32,7 +36,7 @@ MODEL = {
 }
 STAGES = [
     {"name": "decoder", "epochs": 2, "batch": 8, "captions_per_image": 2, "warm_up_steps": 2},
-    {"name": "all", "epochs": 1, "batch": 8, "trained_backbone_stages": 7, "variants": 3, "captions_per_image": 2},
+    {"name": "all", "epochs": 1, "batch": 8, "trained_backbone_stages": 6, "variants": 3, "captions_per_image": 2},
     {"name": "tail", "epochs": 1, "batch": 8, "trained_backbone_stages": 2, "scheduled_sampling": 0.5},
     {"name": "reward", "epochs": 1, "batch": 8, "objective": "self_critical", "captions_per_image": 3},
 ]
@@ -111,11 +115,103 @@ def test_a_folder_of_another_configuration_is_refused(shapes: Path, tmp_path: Pa
         _trainer(replace(config, seed=2), tmp_path)
 
 
+def test_more_stages_than_the_backbone_has_are_refused(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="stage all: trained_backbone_stages is 7; backbone shufflenet_v2_x0_5 has 6"):
+        _trainer(_config(shapes, [STAGES[0], {**STAGES[1], "trained_backbone_stages": 7}]), tmp_path)
+
+
 def test_patience_ends_a_stage(shapes: Path, tmp_path: Path) -> None:
     stage = {"name": "still", "epochs": 9, "learning_rate": 0.0, "patience": 2, "average_decay": 0.0}
     _trainer(_config(shapes, [stage]), tmp_path).run()
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum("tune_cider" in entry for entry in entries) == 3
+
+
+def test_a_run_killed_after_patience_ended_a_stage_goes_on_with_the_next(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = {**STAGES[0], "name": "still", "epochs": 9, "learning_rate": 0.0, "patience": 1, "average_decay": 0.0}
+    begin = Trainer._begin_stage
+
+    def killing(self: Trainer, index: int) -> Checkpoint | None:
+        if index == 1:
+            raise _Killed
+        return begin(self, index)
+
+    config = _config(shapes, [still, {**STAGES[0], "epochs": 1}])
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_begin_stage", killing)
+        with pytest.raises(_Killed):
+            _trainer(config, tmp_path).run()
+    _trainer(config, tmp_path).run()
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["stage"] for entry in entries if "tune_cider" in entry] == ["still", "still", "decoder"]
+
+
+def test_images_that_cannot_be_decoded_are_named_before_training_and_left_out_on_demand(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(shapes, tmp_path / "data")
+    for name in ("train0-red-left.png", "dev0-blue-right.png"):
+        path = root / "images" / name
+        path.write_bytes(path.read_bytes()[:-40])
+    model = "\n".join(f"{key} = {json.dumps(value)}" for key, value in MODEL.items())
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'[data]\nroot = "data"\nmin_count = 1\n[model]\n{model}\n[[stage]]\nname = "a"\nepochs = 1\nvariants = 1\n'
+    )
+    command = ["train", str(config), "--out", str(tmp_path / "run"), "--accelerator", "cpu"]
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    for part in ("1 bad entry", "train0-red-left.png: is a damaged", "--skip-bad"):
+        assert part in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    assert cli.main([*command, "--skip-bad"]) == 0
+    said = capsys.readouterr().out
+    assert "training: 31 images with 62 captions; skipped 1 bad entry: " in said
+    assert "tuning: 7 images with 14 captions; skipped 1 bad entry: " in said
+
+
+def test_tuning_images_that_are_trained_on_too_are_told(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(shapes, [STAGES[0]])
+    _trainer(config, tmp_path / "apart")
+    assert "note:" not in capsys.readouterr().out
+    _trainer(replace(config, data=replace(config.data, tune="train[:5]")), tmp_path / "same")
+    assert "note: 5 of 5 tuning images are trained on too" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_ends_with_a_line_and_a_sound_checkpoint(shapes: Path, tmp_path: Path) -> None:
+    for clip in (0.0, 1.0):
+        wild = {**STAGES[0], "epochs": 9, "learning_rate": 1e20, "warm_up_steps": 1, "gradient_clip": clip}
+        config = _config(shapes, [wild], checkpoint_seconds=0)
+        with pytest.raises(DataError, match=r"stage decoder, step \d+: the gradient is (nan|inf); lower"):
+            _trainer(config, tmp_path / f"{clip}").run()
+        last = Checkpoint.load(tmp_path / f"{clip}" / "last.safetensors")
+        assert all(value.isfinite().all() for value in last.of("model.").values())
+
+
+def test_a_checkpoint_without_room_leaves_the_one_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    Checkpoint({"model.a": torch.ones(3)}, {"config": {}}).save(path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(DataError, match=r"last\.safetensors: cannot be written .*the checkpoint before it is kept"):
+            Checkpoint({"model.a": torch.ones(100_000)}, {"config": {}}).save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_cache_takes_its_room_on_the_disk_at_once(tmp_path: Path) -> None:
+    """A page of a mapped file for which the disk turns out to have no room would end the process by a signal."""
+    open_rows(tmp_path / "rows.npy", (1000, 1000))
+    assert (tmp_path / "rows.npy").stat().st_blocks * 512 >= 2_000_000
 
 
 def test_two_processes_train_the_same_weights(shapes: Path, tmp_path: Path) -> None:

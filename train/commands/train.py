@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, for example model.decoder=updown"
     )
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out, count and name what cannot be read, as data.skip_bad = true does",
+    )
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME-OF-THE-CONFIGURATION)")
     parser.add_argument("--cache", type=Path, help="folder of cached features (default: OUT/cache)")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda, ... (default: auto)")
@@ -45,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     task = str(read_table(options.config).get("task", "captioning"))
     if task not in LOADERS:
         raise DataError(f"{options.config}: task is {task!r}; expected one of {', '.join(LOADERS)}")
-    config = LOADERS[task](options.config, options.set)
+    if options.skip_bad and task == "super_resolution":
+        raise OptionError("--skip-bad is for captions and boxes; an enhancer is trained on photographs alone")
+    config = LOADERS[task](options.config, [*options.set, *(["data.skip_bad=true"] if options.skip_bad else [])])
     folder = options.out or Path("runs") / options.config.stem
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -92,14 +92,15 @@ class Trainer(Run):
             self._restore(resumed, {"optimizer": optimizer})
         saver = Interval(self.config.checkpoint_seconds)
         for epoch in range(self.position.epoch, stage.epochs):
+            # Asked here, so that a run that was killed after its stage had ended goes on with the next one.
+            if stage.patience and self.position.waited >= stage.patience:
+                self._say(f"{stage.name}: no better mean average precision in {stage.patience} validations")
+                break
             self.position.epoch = epoch
             self._run_epoch(stage, index, loss, optimizer, saver)
             self._validate(stage, index)
             self.position.epoch, self.position.step = epoch + 1, 0
             self._save({"optimizer": optimizer})
-            if stage.patience and self.position.waited >= stage.patience:
-                self._say(f"{stage.name}: no better mean average precision in {stage.patience} validations")
-                break
         self.fabric.barrier()
 
     def _run_epoch(self, stage: StageConfig, index: int, loss: Any, optimizer: Any, saver: Interval) -> None:
@@ -139,8 +140,7 @@ class Trainer(Run):
         if not torch.isfinite(total):
             raise DataError(f"stage {stage.name}: the loss is {float(total.detach())}; lower its learning_rate")
         self.fabric.backward(total)
-        if stage.gradient_clip:
-            self.fabric.clip_gradients(loss, optimizer, max_norm=stage.gradient_clip)
+        self._clip(stage, loss, optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return {name: float(value.detach()) for name, value in {"loss": total, **losses}.items()}

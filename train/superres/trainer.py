@@ -143,8 +143,7 @@ class Trainer(Run):
             added, more = adversary.judge(made, large)
             loss, logged = loss + added, {**logged, **more}
         fabric.backward(loss)
-        if stage.gradient_clip:
-            fabric.clip_gradients(generator, optimizer, max_norm=stage.gradient_clip)
+        self._clip(stage, generator, optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if adversary:
