@@ -1,8 +1,9 @@
 """Speed of captioning, as ratios of what is timed in turn in one run.
 
-    python -m camscribe.benchmarks.caption_speed --images examples --resnet --out benchmarks/results/caption_speed.json
+    python -m camscribe.benchmarks.caption_speed --images examples --random --out benchmarks/results/caption_speed.json
 
-ResNet-101 is left out without ``--resnet``. See benchmarks/README.md for what is measured and what is not timed.
+MobileNetV2 and ResNet-101, with random weights, are left out without ``--random``. See benchmarks/README.md for what is
+measured and what is not timed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import environment, portable, ratio
 from camscribe.benchmarks.peers import missing
-from camscribe.benchmarks.resnet import make_resnet_bundle
+from camscribe.benchmarks.random_models import make_random_bundle, make_resnet_bundle
 from camscribe.benchmarks.results import SCHEMA, Report, SectionResult, identify, summary, write_report
 from camscribe.benchmarks.sections import Images, Section, beams, overhead, versus_tutorial
 from camscribe.runtime.bundle import Bundle
@@ -32,9 +33,12 @@ QUESTIONS = {
     "beams": "What does a decoder step of beam 5 cost beside one of beam 1?",
     "startup": "How long does a fresh process take until its first caption, and how much memory?",
     "tutorial": "How much faster is the bundle than the tutorial's loop in PyTorch?",
+    "mobilenet": "How much faster is MobileNetV2, with captions of as many steps as ours have on average?",
     "resnet": "How much faster is ResNet-101, the tutorial's own size?",
 }
 _TUTORIAL_LIMITS = {"float32": 2.5, "int8": 4.0}
+_USUAL_STEPS = 11
+"""Of a caption of the bundle that ships: ten words and the end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", nargs="+", default=["examples"], help="photographs to time (default: examples)")
     parser.add_argument("--checkpoint", type=Path, help="what the bundle was exported from (default: its own weights)")
     parser.add_argument("--compare", nargs="+", help="more photographs whose float32 tokens are compared, untimed")
-    parser.add_argument("--resnet", action="store_true", help="measure ResNet-101, too; needs PyTorch and onnx")
+    parser.add_argument(
+        "--random",
+        action="store_true",
+        help="measure MobileNetV2 and ResNet-101 with random weights, too; needs PyTorch and onnx",
+    )
     parser.add_argument("--only", choices=list(QUESTIONS), nargs="+", help="measure nothing else")
     parser.add_argument("--rounds", type=int, default=30, help="timed runs of each image (default: 30)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -79,8 +87,8 @@ def _why_not(name: str, options: argparse.Namespace) -> str | None:
         return "not asked for"
     if name == "tutorial":
         return missing("torch", "torchvision", "safetensors", "onnx")
-    if name == "resnet" and not options.resnet:
-        return "no --resnet was given"
+    if name in ("mobilenet", "resnet") and not options.random:
+        return "no --random was given"
     return None
 
 
@@ -131,6 +139,25 @@ def _tutorial(options: argparse.Namespace, bundle: Bundle, images: Images, more:
     return {"bundle": versus_tutorial(options.checkpoint, options.bundle, limits, images, rounds, more=more)}
 
 
+def _mobilenet(options: argparse.Namespace, bundle: Bundle, images: Images, more: Images) -> dict[str, Section]:
+    _limit_threads()
+    photographs = expand(options.images)[0]
+    search = SearchOptions(beams=3, max_words=_USUAL_STEPS, min_words=_USUAL_STEPS - 1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, made = make_random_bundle(
+            Path(folder),
+            photographs[0],
+            "mobilenet_v2",
+            side=224,
+            grid=0,
+            words=2000,
+            width=512,
+            calibration=photographs[0].parent,
+        )
+        few = dict(list(images.items())[:3])
+        return {"random": versus_tutorial(checkpoint, made, _TUTORIAL_LIMITS, few, max(3, options.rounds // 3), search)}
+
+
 def _resnet(options: argparse.Namespace, bundle: Bundle, images: Images, more: Images) -> dict[str, Section]:
     _limit_threads()
     few = dict(list(images.items())[:3])
@@ -151,6 +178,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace, Bundle, Images, Images], dict
     "beams": _beams,
     "startup": _startup,
     "tutorial": _tutorial,
+    "mobilenet": _mobilenet,
     "resnet": _resnet,
 }
 

@@ -19,7 +19,7 @@ step() {
 }
 
 caption_speed() { # 5 minutes
-  "$python" -m camscribe.benchmarks.caption_speed --resnet --compare "$data/images/20*.jpg" --out "$work/caption_speed.json"
+  "$python" -m camscribe.benchmarks.caption_speed --random --compare "$data/images/20*.jpg" --out "$work/caption_speed.json"
   cp "$work/caption_speed.json" "$results/"
 }
 

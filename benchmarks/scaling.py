@@ -24,7 +24,7 @@ from camscribe.benchmarks import scripts
 from camscribe.benchmarks.measure import environment
 from camscribe.benchmarks.peers import missing, usual_steps
 from camscribe.benchmarks.projection import count
-from camscribe.benchmarks.resnet import make_random_bundle
+from camscribe.benchmarks.random_models import make_random_bundle
 from camscribe.benchmarks.results import identify
 from camscribe.benchmarks.scaling_results import SCHEMA, Line, Point, Scaling, Study, summary
 from camscribe.runtime.bundle import Bundle

@@ -167,7 +167,7 @@ def test_a_decoder_whose_states_are_gathered_in_another_way_is_refused(
 
 @pytest.fixture(scope="module")
 def report(bundles: dict[str, tuple[Path, Path]], folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of a whole run but for ResNet-101."""
+    """The results of a whole run but for the models with random weights."""
     checkpoint, bundle = bundles["deep without stutter"]
     out = tmp_path_factory.mktemp("results") / "caption_speed.json"
     arguments = ["--bundle", str(bundle), "--checkpoint", str(checkpoint), "--rounds", "1", "--out", str(out)]
@@ -179,7 +179,7 @@ def report(bundles: dict[str, tuple[Path, Path]], folder: Path, tmp_path_factory
 def test_a_run_answers_every_question_it_was_given(report: Path) -> None:
     made = read_report(report.read_text(encoding="utf-8"))
     assert set(made.sections) == {"overhead", "beams", "startup", "tutorial"}
-    assert set(made.left_out) == {"resnet"}
+    assert set(made.left_out) == {"mobilenet", "resnet"}
     assert all(
         item.limit is not None for name in ("overhead", "beams", "tutorial") for item in made.sections[name].ratios
     )

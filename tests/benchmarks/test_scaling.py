@@ -111,11 +111,13 @@ def test_models_of_other_sizes_are_made_and_measured(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The study's own export, of the smallest sizes."""
-    from camscribe.benchmarks.resnet import make_random_bundle
+    from camscribe.benchmarks.random_models import make_random_bundle
 
     photo = repository / "examples" / "dune.jpg"
-    _, bundle = make_random_bundle(tmp_path, photo, "mobilenet_v2", side=64, grid=3, words=60, width=16)
-    search = scaling.Search(bundle, "float32", photo, images=2, beams=2, steps=3, threads=1)
+    _, bundle = make_random_bundle(
+        tmp_path, photo, "mobilenet_v2", side=64, grid=3, words=60, width=16, calibration=photo.parent
+    )
+    search = scaling.Search(bundle, "int8", photo, images=2, beams=2, steps=3, threads=1)
     encode, steps = search()
     assert np.isfinite([encode, steps]).all()
     assert encode > 0 < steps

@@ -21,7 +21,15 @@ def make_resnet_bundle(folder: Path, grid: int, photograph: Path) -> tuple[Path,
 
 
 def make_random_bundle(
-    folder: Path, photograph: Path, backbone: str, *, side: int, grid: int, words: int, width: int
+    folder: Path,
+    photograph: Path,
+    backbone: str,
+    *,
+    side: int,
+    grid: int,
+    words: int,
+    width: int,
+    calibration: Path | None = None,
 ) -> tuple[Path, Path]:
     """Writes a checkpoint of random weights and exports it by the command that users have.
 
@@ -29,6 +37,7 @@ def make_random_bundle(
         folder: where both go.
         photograph: for the export's own proof of parity.
         backbone, side, grid, words, width: see ``random_weights``.
+        calibration: photographs for graphs in 8 bits, encoder and decoder; None makes none.
 
     Returns:
         Checkpoint and bundle.
@@ -41,7 +50,8 @@ def make_random_bundle(
     name = f"{backbone}-side{side}-grid{grid}-words{words}"
     checkpoint, bundle = folder / f"{name}.safetensors", folder / name
     random_weights(backbone, side=side, grid=grid, words=words, width=width).write(checkpoint)
-    arguments = ["export", str(checkpoint), "--out", str(bundle), "--no-int8", "--parity-images", str(photograph)]
+    arguments = ["export", str(checkpoint), "--out", str(bundle), "--parity-images", str(photograph)]
+    arguments += ["--int8-encoder", "--calibration", str(calibration)] if calibration else ["--no-int8"]
     command = [sys.executable, "-m", "camscribe.runtime.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
