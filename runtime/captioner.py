@@ -184,7 +184,7 @@ class Captioner:
         """The bundle's search options with changes, see ``caption``.
 
         Raises:
-            OptionError: the options have no meaning, or ``ban`` has a word that the model does not have.
+            OptionError: the options have no meaning, or ``ban`` or ``contain`` has a word that the model does not have.
         """
         if not ban and not changes:
             return self._options
@@ -199,7 +199,9 @@ class Captioner:
             from camscribe.runtime.guided.options import GuidedOptions
 
             options = GuidedOptions(**vars(options))
-        return options.override(ban=(*options.ban, *ban), **wanted)
+        options = options.override(ban=(*options.ban, *ban), **wanted)
+        self._guide(options, 1)  # which refuses a wanted word that cannot be said, before anything is captioned
+        return options
 
     def caption_each(
         self,
@@ -294,9 +296,7 @@ class Captioner:
                         raise
         sentences = [tuple(map(self._sentence, hypotheses)) for hypotheses in found]
         if not all(sentences):
-            raise OptionError(
-                f"no caption is possible: {len(options.ban)} banned words and the other options leave no word over"
-            )
+            raise OptionError(_impossible(options))
         share = 1e3 / len(items)
         encode_ms, decode_ms = (encoded - start) * share, (decoded - encoded) * share
         words_ms = (perf_counter() - decoded) * share
@@ -361,6 +361,14 @@ class Captioner:
 
         close = difflib.get_close_matches(word.lower(), self.bundle.vocabulary.tokens, n=3, cutoff=0.7)
         return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _impossible(options: SearchOptions) -> str:
+    """Why a search found nothing at all."""
+    wanted = getattr(options, "contain", ())
+    if len(wanted) > options.max_words:
+        return f"no caption is possible: contain has {len(wanted)} words, max_words is {options.max_words}; raise it"
+    return f"no caption is possible: {len(options.ban)} banned words and the other options leave no word over"
 
 
 def _import_libraries() -> None:

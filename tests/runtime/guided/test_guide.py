@@ -111,6 +111,17 @@ def test_wide_enough_a_search_finds_the_best_of_all_allowed_sentences(
         assert not found[0].truncated
 
 
+@pytest.mark.parametrize("mode", [{}, {"groups": 2}, {"contain": ("dog",)}, {"sample": True}, {"no_repeat": 1}])
+def test_a_caption_that_is_cut_has_no_bad_ending_either(mode: dict[str, Any]) -> None:
+    tables = [Table(seed, -9.0) for seed in range(20)]
+    options = {"beams": 4, "nbest": 4, "max_words": 3, "ban": ("<unk>",), **mode}
+    plain = search(tables, GuidedOptions(no_bad_endings=False, **options))
+    assert any(item.truncated and item.tokens[-1] == A for image in plain for item in image), "else this proves nothing"
+    for image in search(tables, GuidedOptions(no_bad_endings=True, **options)):
+        assert image
+        assert all(item.tokens[-1:] != (A,) for item in image)
+
+
 def test_options_that_never_bite_change_nothing() -> None:
     tables = [Table(seed, -1.0) for seed in range(6)]
     plain = search(tables, GuidedOptions(beams=4, nbest=4, max_words=8))
@@ -160,6 +171,17 @@ def test_samples_come_from_the_seed_and_greedy_ones_are_the_greedy_search() -> N
         ({"contain": "dog"}, "expected a list of words"),
         ({"contain": ("a", "b", "c", "d", "e")}, "contain has 5 words, which takes 96 beams; expected at most 64"),
         ({"sample": True, "groups": 3}, "sample and groups do not go together"),
+        ({"contain": (1,)}, r"contain is \(1,\); expected a list of words"),
+        ({"sample": "yes"}, "sample is 'yes'; expected True or False"),
+        ({"no_bad_endings": 1}, "no_bad_endings is 1; expected True or False"),
+        ({"temperature": 2.0}, "temperature without sample would do nothing; ask for sample too"),
+        ({"top_k": 3, "top_p": 0.5, "seed": 1}, "top_k and top_p and seed without sample would do nothing"),
+        ({"sample": True, "diversity": 2.0}, "diversity without groups would do nothing"),
+        *(({"sample": True, "temperature": value}, "temperature is") for value in (0, -1, math.nan, 1e9)),
+        *(({"sample": True, "top_p": value}, "top_p is") for value in (0, -1, math.nan, 1.5)),
+        *(({"sample": True, "top_k": value}, "top_k is") for value in (-1, math.nan, 1 << 30)),
+        *(({"groups": value}, "groups is") for value in (0, -1, math.nan, 64)),
+        *(({"groups": 3, "diversity": value}, "diversity is") for value in (-1, math.nan, 1e9)),
     ],
 )
 def test_options_without_a_meaning_are_refused(options: dict[str, Any], message: str) -> None:
@@ -212,6 +234,13 @@ def test_captions_keep_what_is_asked_of_them(captioner: Captioner, toy: Any) -> 
         captioner.caption(images[0], color="rgb", contain=("cat",))
     with pytest.raises(OptionError, match="'word7', which is not a word that this model may say"):
         captioner.caption(images[0], color="rgb", contain=("word7",), ban=("word7",))
+    with pytest.raises(OptionError, match=r"'word7', .*, as it is banned"):
+        captioner.options(("word7",), contain=("word7",))  # before anything is captioned
+    for token in ("</s>", "<s>", "", "|"):
+        with pytest.raises(OptionError, match="which is not a word that this model may say"):
+            captioner.options(contain=(token,))
+    with pytest.raises(OptionError, match="no caption is possible: contain has 2 words, max_words is 1; raise it"):
+        captioner.caption(images[0], color="rgb", contain=("word7", "word9"), max_words=1)
 
 
 def test_a_length_rule_alone_leaves_the_selection_to_the_graph(captioner: Captioner, toy: Any) -> None:
