@@ -10,6 +10,7 @@ of which the first has the embedding of token 0, and neither can be said.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -145,12 +146,12 @@ def _kind(tensors: Tensors, path: Path) -> tuple[str, Callable[[Tensors], dict[s
 def _read_words(path: Path, trust_pickle: bool) -> _Words:
     try:
         with path.open("rb") as file:
-            begin = file.read(64).lstrip()
+            begin = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected infos_*.pkl or cocotalk.json") from error
-    if begin.startswith(b"{"):
+    if begin.startswith((b"{", b"[", b"<")) or not begin:  # none of which begins a pickle
         content = read_json(path, "a word map, a JSON object of numbers and words")
-        content = {"vocab": content.get("ix_to_word", content)}
+        content = {"vocab": content.get("ix_to_word", content) if isinstance(content, Mapping) else None}
     else:
         content = load_pickle(path, trust_pickle, _INSTEAD)
     words = content.get("vocab") if isinstance(content, Mapping) else None

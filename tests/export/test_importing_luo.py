@@ -379,6 +379,10 @@ def test_other_checkpoints_are_one_line(
         (b'{"1": "dow@@", "2": "b"}', "has 2 words, but"),
         (pickle.dumps([1]), "has no word map"),
         (b"hello", "cannot be unpickled"),
+        (b"<html>", "is not a word map"),
+        (b"", "is not a word map"),
+        (b'["a", "b"]', "has no word map"),
+        (b'\xef\xbb\xbf{"1": "a", "2": "b"}', "has 2 words, but"),
     ],
 )
 def test_other_word_maps_are_one_line(content: bytes, message: str, encoder: Path, tmp_path: Path) -> None:
