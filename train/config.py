@@ -6,6 +6,7 @@ An unknown key is refused with the nearest known one; a value of another type is
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 import types
 import typing
@@ -306,15 +307,39 @@ def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
     config = replace(config, model=_with_members(config.model, where))
     if not config.stage:
         raise DataError(f"{where}: no [[stage]]; expected at least one")
+    _check_ranges(config.model, _MODEL_RANGES, f"{where}: model")
     for stage in config.stage:
-        if stage.bleu4_weight < 0:
-            raise DataError(f"{where}: stage {stage.name}: bleu4_weight is {stage.bleu4_weight:g}; expected 0 or more")
+        _check_ranges(stage, _STAGE_RANGES, f"{where}: stage {stage.name}")
         if stage.objective == "self_critical" and stage.baseline == "samples" and stage.captions_per_image < 2:
             raise DataError(
                 f"{where}: stage {stage.name}: captions_per_image is {stage.captions_per_image}; expected 2 or more, "
                 "as the baseline is the mean of the other samples (or baseline = 'greedy')"
             )
     return config
+
+
+_SHARE, _POSITIVE, _NOT_NEGATIVE = (0.0, 1.0), (1, math.inf), (0.0, math.inf)
+_MODEL_RANGES = {
+    **dict.fromkeys(("dropout", "region_overlap", "region_threshold"), _SHARE),
+    **dict.fromkeys(("image_height", "image_width", "attention_width", "state_width", "embedding_width"), _POSITIVE),
+}
+_STAGE_RANGES = {
+    "sample_temperature": (0.01, 100.0),
+    **dict.fromkeys(("label_smoothing", "scheduled_sampling", "final_learning_rate", "average_decay"), _SHARE),
+    "dropout": _SHARE,
+    **dict.fromkeys(("batch", "variants", "captions_per_image"), _POSITIVE),
+    **dict.fromkeys(("learning_rate", "backbone_learning_rate", "weight_decay", "gradient_clip"), _NOT_NEGATIVE),
+    **dict.fromkeys(("attention_regularisation", "bleu4_weight"), _NOT_NEGATIVE),
+}
+"""Least and largest value of a key, where its type allows more than has a meaning."""
+
+
+def _check_ranges(table: object, ranges: dict[str, tuple[float, float]], where: str) -> None:
+    for name, (least, most) in ranges.items():
+        value = getattr(table, name)
+        if value is not None and not least <= value <= most:
+            expected = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+            raise DataError(f"{where}: {name} is {value:g}; expected {expected}")
 
 
 def _with_members(model: ModelConfig, where: str) -> ModelConfig:
@@ -366,7 +391,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin in (types.UnionType, typing.Union):
         return value if value is None else _value(arguments[0], value, where)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value

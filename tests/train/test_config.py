@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,14 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
             "layers: is -1; expected a whole",
         ),
         ({"stage": [{**STAGE, "bleu4_weight": -1}]}, "stage only: bleu4_weight is -1; expected 0 or more"),
+        ({"stage": [{**STAGE, "bleu4_weight": math.nan}]}, "bleu4_weight: is nan; expected a number"),
+        ({"stage": [{**STAGE, "learning_rate": math.inf}]}, "learning_rate: is inf; expected a number"),
+        ({"stage": [{**STAGE, "sample_temperature": 0}]}, "sample_temperature is 0; expected 0.01 to 100"),
+        ({"stage": [{**STAGE, "batch": 0}]}, "stage only: batch is 0; expected 1 or more"),
+        ({"stage": [{**STAGE, "captions_per_image": 0}]}, "captions_per_image is 0; expected 1 or more"),
+        ({"stage": [{**STAGE, "dropout": 2}]}, "stage only: dropout is 2; expected 0 to 1"),
+        ({"model": {"region_overlap": 1.5}}, "model: region_overlap is 1.5; expected 0 to 1"),
+        ({"model": {"state_width": 0}}, "model: state_width is 0; expected 1 or more"),
         (
             {"stage": [{**STAGE, "objective": "self_critical", "captions_per_image": 1}]},
             "stage only: captions_per_image is 1; expected 2 or more",
