@@ -18,15 +18,17 @@ import numpy as np
 from camscribe.runtime.bundle import content_sha256
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import DataError, OptionError, SourceError
+from camscribe.runtime.guided.options import OwnChanges
 from camscribe.runtime.images import read
 from camscribe.runtime.pixels import Pixels, PixelSpec, reduce
 from camscribe.runtime.progress import ProgressBar
-from camscribe.runtime.search import Hypothesis, SearchChanges, SearchOptions
+from camscribe.runtime.search import Hypothesis, SearchOptions
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.config import Config
 from camscribe.train.readers import CaptionedImage
 
 if TYPE_CHECKING:
+    from camscribe.runtime.guided.options import GuidedChanges
     from camscribe.train.executor import TorchExecutor
     from camscribe.train.stored_regions import StoredRegions
 
@@ -80,7 +82,7 @@ def caption_split(
     device: Device | None = None,
     batch: int = 8,
     ban: Sequence[str] = (),
-    changes: SearchChanges | None = None,
+    changes: GuidedChanges | None = None,
     features: Path | None = None,
 ) -> Captions:
     """Captions images with a bundle (a folder; None for the one that comes with camscribe) or a checkpoint (a file).
@@ -98,7 +100,8 @@ def caption_split(
         CamscribeError: the model cannot be used, or an option has no meaning. An image that cannot be read is no
             reason to stop: see ``Captions.unreadable``.
     """
-    device, changes = device or Device(), changes or {}
+    device = device or Device()
+    changes = {name: value for name, value in (changes or {}).items() if value is not None}  # type: ignore[assignment]
     if model is not None and model.suffix == CHECKPOINT_SUFFIX:
         return _caption_by_checkpoint(model, images, device, batch, ban, changes, features)
     if features is not None:
@@ -152,7 +155,7 @@ def _caption_by_bundle(
     device: Device,
     batch: int,
     ban: Sequence[str],
-    changes: SearchChanges,
+    changes: GuidedChanges,
 ) -> Captions:
     with Captioner.load(model, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
         options = captioner.options(ban, **changes)
@@ -179,7 +182,7 @@ def _caption_by_checkpoint(
     device: Device,
     batch: int,
     ban: Sequence[str],
-    changes: SearchChanges,
+    changes: GuidedChanges,
     features: Path | None,
 ) -> Captions:
     import torch
@@ -187,6 +190,9 @@ def _caption_by_checkpoint(
     from camscribe.train.checkpoint import Checkpoint
     from camscribe.train.executor import TorchExecutor
 
+    guided = [name for name in changes if name in OwnChanges.__annotations__]
+    if guided:
+        raise OptionError(f"{' and '.join(guided)}: a bundle's search can do that, a checkpoint's cannot: export it")
     if device.precision not in (None, "float32"):
         raise OptionError(f"precision is {device.precision!r}; a checkpoint has only float32: export it for others")
     if not 1 <= batch <= 1024:
