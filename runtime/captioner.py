@@ -19,7 +19,6 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption, Sentence, Timings
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
-from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
 from camscribe.runtime.pixels import Pixels, in_whole_image, opencv, reduce
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
@@ -289,10 +288,13 @@ class Captioner:
                     encoded = perf_counter()
                     found = search(self._executor, options, guide)
                     decoded = perf_counter()
+                    host_s: float = getattr(self._executor, "seconds", 0.0)  # of an ensemble, which the host averages
                     boxes = self._boxes(self._executor, items)
                     break
                 except EngineError as error:
-                    if not (isinstance(self._executor, FallbackExecutor) and self._executor.give_up(error)):
+                    # A FallbackExecutor has it, and an ensemble of such.
+                    give_up = getattr(self._executor, "give_up", None)
+                    if give_up is None or not give_up(error):
                         raise
         sentences = [tuple(map(self._sentence, hypotheses)) for hypotheses in found]
         if not all(sentences):
@@ -300,7 +302,7 @@ class Captioner:
         share = 1e3 / len(items)
         encode_ms, decode_ms = (encoded - start) * share, (decoded - encoded) * share
         words_ms = (perf_counter() - decoded) * share
-        select_ms = 0.0 if guide is None else guide.seconds * share
+        select_ms = ((0.0 if guide is None else guide.seconds) + host_s) * share
         stages = (encode_ms, decode_ms, words_ms)
         return [
             Caption(

@@ -15,9 +15,13 @@ import pytest
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption
 from camscribe.runtime.captioner import Captioner
-from camscribe.runtime.errors import BundleError, OptionError
+from camscribe.runtime.errors import BundleError, EngineError, OptionError
+from camscribe.runtime.executor import Choice
+from camscribe.runtime.fallback import FallbackExecutor
+from camscribe.runtime.guided.ensemble import EnsembleExecutor
 from camscribe.runtime.guided.guide import Guide
 from camscribe.runtime.guided.options import GuidedOptions
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
 from camscribe.runtime.search import Hypothesis, Trace
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 
@@ -287,6 +291,43 @@ def test_an_ensemble_decides_by_the_mean_of_probabilities(make_toy: Any, toy: An
         Captioner.load(folder, backend="cpu", threads=1).caption(image, color="rgb", beams=1) for folder in folders
     ]
     assert singles[0].words != singles[1].words, "else a mean would prove nothing"
+
+
+def test_an_ensemble_says_what_the_host_took(toy_bundle: Bundle, toy: Any) -> None:
+    with Captioner.load([toy_bundle.path] * 2, backend="cpu", threads=1) as together:
+        for changes in ({}, {"no_repeat": 2}):
+            timings = together.caption(toy.images(1)[0], color="rgb", **changes).timings
+            assert 0 < timings.select_ms < timings.decode_ms
+
+
+@pytest.mark.parametrize("changes", [{}, {"no_repeat": 2}])
+def test_an_ensemble_goes_on_elsewhere_when_a_device_fails(
+    changes: dict[str, Any], toy_bundle: Bundle, toy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaks(OnnxRuntimeExecutor):
+        def propose(self) -> Any:
+            raise EngineError("CUDA failed")
+
+    def plain() -> OnnxRuntimeExecutor:
+        return OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1)
+
+    def ensemble(first: type[OnnxRuntimeExecutor]) -> EnsembleExecutor:
+        members = [
+            FallbackExecutor(kind(toy_bundle, "float32", "cpu", 1), plain) for kind in (OnnxRuntimeExecutor, first)
+        ]
+        return EnsembleExecutor(members, toy_bundle.vocabulary.end_id)
+
+    choice = Choice("cuda", "float32", (), surprising=False)
+    image = toy.images(1)[0]
+    with Captioner(toy_bundle, ensemble(OnnxRuntimeExecutor), choice) as whole:
+        expected = whole.caption(image, "rgb", **changes)
+    assert not caplog.records
+    with Captioner(toy_bundle, ensemble(Breaks), choice) as broken:
+        assert key(broken.caption(image, "rgb", **changes)) == key(expected)
+    assert caplog.records[0].getMessage() == "camscribe: CUDA failed; the next fastest backend goes on"
+    alone = EnsembleExecutor([Breaks(toy_bundle, "float32", "cpu", 1)], toy_bundle.vocabulary.end_id)
+    with Captioner(toy_bundle, alone, choice) as lost, pytest.raises(EngineError, match="CUDA failed"):
+        lost.caption(image, "rgb", **changes)
 
 
 def test_bundles_that_do_not_fit_together_are_refused(
