@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import math
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption
@@ -22,7 +25,7 @@ from camscribe.runtime.guided.ensemble import EnsembleExecutor
 from camscribe.runtime.guided.guide import Guide
 from camscribe.runtime.guided.options import GuidedOptions
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
-from camscribe.runtime.search import Hypothesis, Trace
+from camscribe.runtime.search import DEAD, Hypothesis, Trace
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 
 Prefix = tuple[int, ...]
@@ -191,6 +194,98 @@ def test_samples_come_from_the_seed_and_greedy_ones_are_the_greedy_search() -> N
 def test_options_without_a_meaning_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         GuidedOptions(**options)
+
+
+Sum = tuple[np.float32, Prefix]
+
+
+def may_follow(table: Table, words: Prefix, options: GuidedOptions) -> np.ndarray:
+    """Log-probabilities after these words, ``DEAD`` for what the options do not allow, word by word."""
+    after, size, last = table.after(words).copy(), options.no_repeat, len(words) + 1 == options.max_words
+    said = {words[start : start + size] for start in range(len(words) - size + 1)}
+    for token in range(len(VOCABULARY)):
+        ends = token == END
+        bad = options.no_bad_endings and (words[-1:] == (A,) if ends else last and token == A)
+        again = size > 0 and not ends and (*words, token)[-size:] in said
+        if token in (0, 1, 3) or bad or again or (ends and len(words) < options.min_words):
+            after[token] = DEAD
+    return after
+
+
+def literal(table: Table, options: GuidedOptions) -> list[tuple[Prefix, bool]]:
+    """The n best sentences, and whether each was cut, by the rules in words: lists of sentences, no arrays of beams.
+
+    A pool of live sentences for each group, or for each set of wanted words said so far; of the second sort one group.
+    """
+    wanted = [{VOCABULARY.id_of(form) for form in word.split("|")} for word in options.contain]
+    groups, whole = options.groups, (1 << len(wanted)) - 1
+    width, nbest = options.beams // groups, -(-options.nbest // groups)
+    pools: list[list[Sum]] = [[] for _ in range(groups * (whole + 1))]
+    for pool in pools[:groups]:
+        pool.append((np.float32(0), ()))
+    ended: list[list[tuple[float, Prefix, bool]]] = [[] for _ in range(groups)]
+    over = [False] * groups
+    for step in range(options.max_words):
+        offers: list[list[tuple[np.float32, int, int, Prefix]]] = [[] for _ in pools]
+        for number, pool in enumerate(pools):
+            for beam, (total, words) in enumerate(pool):
+                for token, value in enumerate(may_follow(table, words, options)):
+                    has = sum(1 << bit for bit, forms in enumerate(wanted) if forms & {*words, token})
+                    if value > DEAD and (token != END or has == whole):
+                        target = has if wanted else number
+                        order = number * 1000 + beam
+                        offers[target].append((np.float32(total + value), order, token, words))
+        said: collections.Counter[int] = collections.Counter()
+        for number, offered in enumerate(offers):
+            group = 0 if wanted else number
+            cost = np.float32(options.diversity if groups > 1 else 0)
+            offered.sort(key=lambda each: (-(each[0] - cost * np.float32(said[each[2]])), each[1], each[2]))
+            best = offered[: 2 * width]
+            if not over[group]:
+                penalty = options.penalty(step + 1)
+                ended[group] += [(float(each[0]) / penalty, each[3], False) for each in best[:width] if each[2] == END]
+            live = [each for each in best if each[2] != END][:width]
+            said.update(each[2] for each in live)
+            cut_useless = step + 1 == options.max_words and number != whole and bool(wanted)
+            pools[number] = [] if cut_useless else [(each[0], (*each[3], each[2])) for each in live]
+        for group in range(groups):
+            mine = [each for pool in pools for each in pool] if wanted else pools[group]
+            if over[group]:
+                continue
+            top = sorted((score for score, _, _ in ended[group]), reverse=True)[:nbest]
+            most = max((float(total) for total, _ in mine), default=-math.inf) / options.penalty(options.max_words)
+            over[group] = not mine or (len(top) == nbest and top[-1] >= most)
+            ended[group].sort(key=lambda each: -each[0])
+            if step + 1 == options.max_words:
+                cut = [(float(total) / options.penalty(step + 1), words, True) for total, words in mine]
+                ended[group] = (ended[group][:nbest] + cut)[:nbest]
+    ranked = [(place, cut, -score, words) for group in ended for place, (score, words, cut) in enumerate(group[:nbest])]
+    if groups > 1:
+        ranked.sort(key=lambda each: each[:3])
+    return [(words, cut) for _, cut, _, words in ranked[: options.nbest]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_options_together_give_what_the_rules_in_words_give(data: st.DataObject) -> None:
+    draw = data.draw
+    beams, words = draw(st.sampled_from([1, 2, 3, 4, 6])), draw(st.sampled_from([1, 2, 3, 5, 7]))
+    divisors = [count for count in range(2, beams + 1) if beams % count == 0]
+    groups = [{"groups": count, "diversity": cost} for count in divisors for cost in (0.0, 0.3, 2.0)]
+    options = GuidedOptions(
+        beams=beams,
+        max_words=words,
+        nbest=draw(st.integers(1, beams)),
+        min_words=draw(st.integers(0, words - 1)),
+        length_penalty=draw(st.sampled_from([0, 0.5, 1.0, 2.0])),
+        length_rule=draw(st.sampled_from(["power", "gnmt"])),
+        no_repeat=draw(st.integers(0, 3)),
+        no_bad_endings=draw(st.booleans()),
+        ban=("<unk>",),
+        **draw(st.sampled_from([{}, {"contain": ("dog|a",)}, {"contain": ("dog", "runs")}, *groups])),
+    )
+    table = Table(draw(st.integers(0, 10**6)), draw(st.sampled_from([0.0, -2.0, -6.0])))
+    assert [(item.tokens, item.truncated) for item in search([table], options)[0]] == literal(table, options)
 
 
 # -- through real graphs ----------------------------------------------------------------------------------------------
