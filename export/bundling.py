@@ -185,7 +185,10 @@ def _refuse(figures: dict[str, Any]) -> None:
         if name not in ("images", "same_captions", "score", "other_boxes") and not value <= LARGEST_DISTANCE
     ]
     if not figures.get("other_boxes", 0.0) <= OTHER_BOXES:
-        wrong.append(f"{figures['other_boxes']:.0%} of the boxes are others")
+        wrong.append(
+            f"{figures['other_boxes']:.0%} of the boxes are others (as of a detector that was never trained, whose "
+            "scores differ in their last bits only)"
+        )
     if not figures["score"] <= CLOSE:
         wrong.append(f"{figures['images'] - figures['same_captions']} of {figures['images']} captions differ")
     if wrong:

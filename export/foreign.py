@@ -10,6 +10,7 @@ import json
 import pickle
 import tempfile
 import types
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ _KNOWN_MODULES = (
     *("torch", "collections", "numpy", "_codecs", "builtins", "__builtin__", "copyreg", "copy_reg", "argparse"),
 )
 """Whose classes are what they say; old pickles have Python 2's names."""
+_ZIP, _PICKLE, _TAR = b"PK", b"\x80", b"ustar"
+"""How files of ``torch.save`` begin: of today, from before PyTorch 1.6, and (from byte 257 on) from before 0.1.10."""
 _HINT = "can run any code when they are loaded; add --trust-pickle if you trust who made it"
 
 
@@ -64,7 +67,16 @@ def load_tensors(path: Path, trust_pickle: bool, instead: str) -> Any:
         DataError: the file cannot be read, or needs trust.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            begin = file.read(512)
+        # Else a damaged download would be said to need trust, which helps nobody.
+        if not begin.startswith((_ZIP, _PICKLE)) and begin[257:262] != _TAR:
+            raise DataError(f"{path}: is not a checkpoint of PyTorch, of which it has no mark at its beginning")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old protocols, which is nothing to do about
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a checkpoint of PyTorch") from error
     except pickle.UnpicklingError as error:
@@ -144,8 +156,8 @@ def read_json(path: Path, what: str) -> Any:
         DataError: it is none.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not {what} ({error!r:.100})") from error
 
 

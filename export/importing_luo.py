@@ -10,6 +10,7 @@ of which the first has the embedding of token 0, and neither can be said.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ from camscribe.runtime.vocab import END, PAD, START, UNKNOWN
 from camscribe.train.backbone import CAFFE
 from camscribe.train.checkpoint import Checkpoint
 
-_SIDE, _GRID, _MAX_WORDS = 448, 14, 20
+_SIDE, _GRID, _MAX_WORDS, _MOST_WORDS = 448, 14, 20, 200
 """A side of 448 gives the grid of 14 x 14 without averaging; its own features are of photographs in their own size."""
 _NEVER = -1e3
 """Logit of a word that is never said: its probability is 0 in float32, and half precision holds it."""
@@ -122,8 +123,10 @@ def read(
         "words.bias": torch.cat([decoder["words.bias"], torch.full((new,), _NEVER)]),
     }
     most = known.options.get("max_length") or known.options.get("seq_length") or _MAX_WORDS
+    if type(most) is not int or not 1 <= most <= _MOST_WORDS:
+        raise DataError(f"{word_map}: has captions of {most!r} words; expected 1 to {_MOST_WORDS}")
     project, side = "ruotianluo/ImageCaptioning.pytorch", side or _SIDE
-    foreign = Foreign(project, names, CAFFE + backbone, weights, decoder, model, int(most))
+    foreign = Foreign(project, names, CAFFE + backbone, weights, decoder, model, most)
     return make_checkpoint(foreign, path, side, 0 if side == _SIDE else _GRID)
 
 
@@ -145,12 +148,12 @@ def _kind(tensors: Tensors, path: Path) -> tuple[str, Callable[[Tensors], dict[s
 def _read_words(path: Path, trust_pickle: bool) -> _Words:
     try:
         with path.open("rb") as file:
-            begin = file.read(64).lstrip()
+            begin = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected infos_*.pkl or cocotalk.json") from error
-    if begin.startswith(b"{"):
+    if begin.startswith((b"{", b"[", b"<")) or not begin:  # none of which begins a pickle
         content = read_json(path, "a word map, a JSON object of numbers and words")
-        content = {"vocab": content.get("ix_to_word", content)}
+        content = {"vocab": content.get("ix_to_word", content) if isinstance(content, Mapping) else None}
     else:
         content = load_pickle(path, trust_pickle, _INSTEAD)
     words = content.get("vocab") if isinstance(content, Mapping) else None
@@ -161,7 +164,7 @@ def _read_words(path: Path, trust_pickle: bool) -> _Words:
     if sorted(numbered) != list(range(1, len(numbered) + 1)):
         raise DataError(f"{path}: the numbers of its words are not 1 to {len(numbered)}, each once")
     options = content.get("opt", {})
-    options = options if isinstance(options, Mapping) else vars(options)
+    options = options if isinstance(options, Mapping) else getattr(options, "__dict__", {})
     return _Words([numbered[number] for number in sorted(numbered)], options)
 
 

@@ -24,7 +24,7 @@ class Timings:
     enhance_ms: float = 0.0
     """Enlarging an image that is below the size from which on it is good enough; 0 for others."""
     select_ms: float = 0.0
-    """Of ``decode_ms``, what a guided search took to select on the host; 0 where the graph selects."""
+    """Of ``decode_ms``, what a guided search or an ensemble took to select on the host; 0 where the graph selects."""
 
     @property
     def total_ms(self) -> float:

@@ -19,7 +19,6 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption, Sentence, Timings
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
-from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
 from camscribe.runtime.pixels import Pixels, in_whole_image, opencv, reduce
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
@@ -184,7 +183,7 @@ class Captioner:
         """The bundle's search options with changes, see ``caption``.
 
         Raises:
-            OptionError: the options have no meaning, or ``ban`` has a word that the model does not have.
+            OptionError: the options have no meaning, or ``ban`` or ``contain`` has a word that the model does not have.
         """
         if not ban and not changes:
             return self._options
@@ -199,7 +198,9 @@ class Captioner:
             from camscribe.runtime.guided.options import GuidedOptions
 
             options = GuidedOptions(**vars(options))
-        return options.override(ban=(*options.ban, *ban), **wanted)
+        options = options.override(ban=(*options.ban, *ban), **wanted)
+        self._guide(options, 1)  # which refuses a wanted word that cannot be said, before anything is captioned
+        return options
 
     def caption_each(
         self,
@@ -292,20 +293,21 @@ class Captioner:
                     encoded = perf_counter()
                     found = search(self._executor, options, guide)
                     decoded = perf_counter()
+                    host_s: float = getattr(self._executor, "seconds", 0.0)  # of an ensemble, which the host averages
                     boxes = self._boxes(self._executor, items)
                     break
                 except EngineError as error:
-                    if not (isinstance(self._executor, FallbackExecutor) and self._executor.give_up(error)):
+                    # A FallbackExecutor has it, and an ensemble of such.
+                    give_up = getattr(self._executor, "give_up", None)
+                    if give_up is None or not give_up(error):
                         raise
         sentences = [tuple(map(self._sentence, hypotheses)) for hypotheses in found]
         if not all(sentences):
-            raise OptionError(
-                f"no caption is possible: {len(options.ban)} banned words and the other options leave no word over"
-            )
+            raise OptionError(_impossible(options))
         share = 1e3 / len(items)
         encode_ms, decode_ms = (encoded - start) * share, (decoded - encoded) * share
         words_ms = (perf_counter() - decoded) * share
-        select_ms = 0.0 if guide is None else guide.seconds * share
+        select_ms = ((0.0 if guide is None else guide.seconds) + host_s) * share
         stages = (encode_ms, decode_ms, words_ms)
         return [
             Caption(
@@ -366,6 +368,14 @@ class Captioner:
 
         close = difflib.get_close_matches(word.lower(), self.bundle.vocabulary.tokens, n=3, cutoff=0.7)
         return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _impossible(options: SearchOptions) -> str:
+    """Why a search found nothing at all."""
+    wanted = getattr(options, "contain", ())
+    if len(wanted) > options.max_words:
+        return f"no caption is possible: contain has {len(wanted)} words, max_words is {options.max_words}; raise it"
+    return f"no caption is possible: {len(options.ban)} banned words and the other options leave no word over"
 
 
 def _import_libraries() -> None:

@@ -18,15 +18,17 @@ import numpy as np
 from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle, content_sha256
 from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import DataError, OptionError, SourceError
+from camscribe.runtime.guided.options import OwnChanges
 from camscribe.runtime.images import read
 from camscribe.runtime.pixels import Pixels, PixelSpec, reduce
 from camscribe.runtime.progress import ProgressBar
-from camscribe.runtime.search import Hypothesis, SearchChanges, SearchOptions
+from camscribe.runtime.search import Hypothesis, SearchOptions
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.config import Config
 from camscribe.train.readers import CaptionedImage
 
 if TYPE_CHECKING:
+    from camscribe.runtime.guided.options import GuidedChanges
     from camscribe.train.executor import TorchExecutor
     from camscribe.train.stored_regions import StoredRegions
 
@@ -80,7 +82,7 @@ def caption_split(
     device: Device | None = None,
     batch: int = 8,
     ban: Sequence[str] = (),
-    changes: SearchChanges | None = None,
+    changes: GuidedChanges | None = None,
     features: Path | None = None,
     ensemble: Sequence[Path] = (),
 ) -> Captions:
@@ -100,7 +102,8 @@ def caption_split(
         CamscribeError: the model cannot be used, or an option has no meaning. An image that cannot be read is no
             reason to stop: see ``Captions.unreadable``.
     """
-    device, changes = device or Device(), changes or {}
+    device = device or Device()
+    changes = {name: value for name, value in (changes or {}).items() if value is not None}  # type: ignore[assignment]
     if model is not None and model.suffix == CHECKPOINT_SUFFIX:
         if ensemble:
             raise OptionError(
@@ -160,7 +163,7 @@ def _caption_by_bundle(
     device: Device,
     batch: int,
     ban: Sequence[str],
-    changes: SearchChanges,
+    changes: GuidedChanges,
 ) -> Captions:
     bundles = [model or DEFAULT_BUNDLE, *ensemble] if ensemble else model
     with Captioner.load(bundles, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
@@ -192,7 +195,7 @@ def _caption_by_checkpoint(
     device: Device,
     batch: int,
     ban: Sequence[str],
-    changes: SearchChanges,
+    changes: GuidedChanges,
     features: Path | None,
 ) -> Captions:
     import torch
@@ -200,6 +203,9 @@ def _caption_by_checkpoint(
     from camscribe.train.checkpoint import Checkpoint
     from camscribe.train.executor import TorchExecutor
 
+    guided = [name for name in changes if name in OwnChanges.__annotations__]
+    if guided:
+        raise OptionError(f"{' and '.join(guided)}: a bundle's search can do that, a checkpoint's cannot: export it")
     if device.precision not in (None, "float32"):
         raise OptionError(f"precision is {device.precision!r}; a checkpoint has only float32: export it for others")
     if not 1 <= batch <= 1024:

@@ -6,6 +6,7 @@ An unknown key is refused with the nearest known one; a value of another type is
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 import types
 import typing
@@ -295,22 +296,16 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
         for key in ("weights",) if model.get("encoder") == "faster_rcnn" else ("weights", "detector"):
             if str(model.get(key, "none")) not in ("", "none", "torchvision", "timm"):
                 model[key] = str((base / str(model[key])).resolve())
-    config = from_dict(table, where=str(path))
-    # Only of files: what is imported has a stage of no epochs.
-    problems = [
-        *ranges.out_of_range(config.data, ranges.DATA, "data"),
-        *ranges.out_of_range(config.model, ranges.MODEL, "model"),
-        *ranges.out_of_range(config.validation, ranges.VALIDATION, "validation"),
-    ]
-    for stage in config.stage:
-        problems += ranges.out_of_range(stage, ranges.STAGE, f"stage {stage.name}")
-    if problems:
-        raise DataError(f"{path}: {'; '.join(problems)}")
-    return config
+    return from_dict(table, str(path), fewest_epochs=1)
 
 
-def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
+def from_dict(table: dict[str, Any], where: str = "configuration", fewest_epochs: int = 0) -> Config:
     """Builds a configuration from nested dictionaries.
+
+    Args:
+        table: of the configuration.
+        where: it is from, for what errors say.
+        fewest_epochs: of a stage; what is imported has one of none.
 
     Raises:
         DataError: a key or value is not one of the configuration's.
@@ -319,9 +314,17 @@ def from_dict(table: dict[str, Any], where: str = "configuration") -> Config:
     config = replace(config, model=_with_members(config.model, where))
     if not config.stage:
         raise DataError(f"{where}: no [[stage]]; expected at least one")
+    problems = [
+        *ranges.out_of_range(config.data, ranges.DATA, "data"),
+        *ranges.out_of_range(config.model, ranges.MODEL, "model"),
+        *ranges.out_of_range(config.validation, ranges.VALIDATION, "validation"),
+    ]
     for stage in config.stage:
-        if stage.bleu4_weight < 0:
-            raise DataError(f"{where}: stage {stage.name}: bleu4_weight is {stage.bleu4_weight:g}; expected 0 or more")
+        of_stage = {"epochs": ranges.Range(fewest_epochs), **ranges.STAGE}
+        problems += ranges.out_of_range(stage, of_stage, f"stage {stage.name}")
+    if problems:
+        raise DataError(f"{where}: {'; '.join(problems)}")
+    for stage in config.stage:
         if stage.objective == "self_critical" and stage.baseline == "samples" and stage.captions_per_image < 2:
             raise DataError(
                 f"{where}: stage {stage.name}: captions_per_image is {stage.captions_per_image}; expected 2 or more, "
@@ -379,7 +382,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin in (types.UnionType, typing.Union):
         return value if value is None else _value(arguments[0], value, where)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value

@@ -8,7 +8,9 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 
-class _Range(NamedTuple):
+class Range(NamedTuple):
+    """From ``low`` to ``high``."""
+
     low: float
     high: float = math.inf
     open_low: bool = False
@@ -26,18 +28,20 @@ class _Range(NamedTuple):
         return f"{low} to {'less than ' if self.open_high else ''}{self.high:g}"
 
 
-_FROM_ONE, _FROM_ZERO = _Range(1), _Range(0)
-_SHARE, _LESS_THAN_ALL = _Range(0, 1), _Range(0, 1, open_high=True)
+_FROM_ONE, _FROM_ZERO = Range(1), Range(0)
+_SHARE, _LESS_THAN_ALL = Range(0, 1), Range(0, 1, open_high=True)
 DATA = {"min_count": _FROM_ONE, "max_words": _FROM_ONE}
 MODEL = {
-    "image_height": _Range(8, 4096),
-    "image_width": _Range(8, 4096),
+    "image_height": Range(8, 4096),
+    "image_width": Range(8, 4096),
+    "region_threshold": _SHARE,
+    "region_overlap": _SHARE,
+    "attention_width": _FROM_ONE,
     "state_width": _FROM_ONE,
     "embedding_width": _FROM_ONE,
     "dropout": _LESS_THAN_ALL,
 }
 STAGE = {
-    "epochs": _FROM_ONE,
     "batch": _FROM_ONE,
     "variants": _FROM_ONE,
     "captions_per_image": _FROM_ONE,
@@ -50,19 +54,19 @@ STAGE = {
     "attention_regularisation": _FROM_ZERO,
     "gradient_clip": _FROM_ZERO,
     "average_decay": _LESS_THAN_ALL,
-    "sample_temperature": _Range(0, open_low=True),
+    "sample_temperature": Range(0, open_low=True),
     "bleu4_weight": _FROM_ZERO,
     "dropout": _LESS_THAN_ALL,
 }
 VALIDATION = {
-    "beams": _Range(1, 64),
-    "length_penalty": _Range(0, 10),
-    "max_words": _Range(1, 200),
+    "beams": Range(1, 64),
+    "length_penalty": Range(0, 10),
+    "max_words": Range(1, 200),
     "batch": _FROM_ONE,
 }
 
 
-def out_of_range(table: Any, ranges: Mapping[str, _Range], where: str) -> Iterator[str]:
+def out_of_range(table: Any, ranges: Mapping[str, Range], where: str) -> Iterator[str]:
     """A line for each number of a table (a dataclass) that is out of its range; one that is absent is in it."""
     for item in fields(table):
         value = getattr(table, item.name)

@@ -12,6 +12,7 @@ from camscribe.runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from camscribe.runtime.captioner import Captioner
+    from camscribe.runtime.guided.options import OwnChanges
     from camscribe.runtime.search import SearchChanges, SearchOptions
 
 
@@ -104,7 +105,11 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     group.add_argument("--max-words", type=int, metavar="N", help="a caption is cut there")
     group.add_argument("--min-words", type=int, metavar="N", help="a caption does not end before")
     group.add_argument(
-        "--ban", action="append", default=[], metavar="WORD", help="a word that may not appear; may be given many times"
+        "--ban",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="a word that may not appear; may be given many times. Bundles ban <unk>, the unknown word, by themselves",
     )
     group.add_argument("--nbest", type=int, metavar="N", help="sentences shown for an image, best first")
     return group
@@ -121,13 +126,18 @@ def search_changes(options: argparse.Namespace) -> SearchChanges:
     }
 
 
-def search_options(captioner: Captioner, options: argparse.Namespace) -> SearchOptions:
+def search_options(captioner: Captioner, options: argparse.Namespace, guided: OwnChanges) -> SearchOptions:
     """What ``add_search_arguments`` was given.
 
+    Args:
+        captioner: whose defaults these options change.
+        options: of the command line.
+        guided: see ``camscribe.runtime.guided.arguments.guided_changes``.
+
     Raises:
-        OptionError: it has no meaning, or bans a word that the model does not have.
+        OptionError: it has no meaning, or names a word that the model does not have.
     """
-    return captioner.options(options.ban, **search_changes(options))
+    return captioner.options(options.ban, **search_changes(options), **guided)
 
 
 def print_choice(captioner: Captioner, *, verbose: bool) -> None:

@@ -21,7 +21,7 @@ from camscribe.runtime.commands.arguments import (
     add_search_arguments,
     open_enhancer,
     print_choice,
-    search_changes,
+    search_options,
 )
 from camscribe.runtime.errors import OptionError, SourceError
 from camscribe.runtime.files import make_folder, own_names, write_atomically
@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="another bundle with the same words, whose probabilities are averaged in; may be given many times",
+        help="another bundle with the same words, whose probabilities are averaged in (Rennie et al. 2017); may be "
+        "given many times",
     )
     search = add_search_arguments(parser)
     search.add_argument(
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Namespace) -> int:
     """Captions and prints; returns how many files failed."""
-    search = captioner.options(options.ban, **search_changes(options), **guided_changes(options))
+    search = search_options(captioner, options, guided_changes(options))
     names = own_names(files, ".caption.jpg")
     results = captioner.caption_each(files, search, batch=options.batch)
     table = None if options.json else _Table(files)

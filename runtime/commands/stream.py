@@ -25,6 +25,7 @@ from camscribe.runtime.commands.arguments import (
     search_options,
 )
 from camscribe.runtime.errors import OptionError
+from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
 from camscribe.runtime.stream import uri
 from camscribe.runtime.stream.change import THRESHOLD
 from camscribe.runtime.stream.frame import Captioned
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
             captioner,
             options.source,
             sinks,
-            search=search_options(captioner, options),
+            search=search_options(captioner, options, guided_changes(options)),
             rate=options.rate,
             on_change=options.change_threshold if options.on_change else None,
             max_age_ms=options.max_age,
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--max-age", type=float, metavar="MS", help="drop frames that are older, in milliseconds")
     pace.add_argument("--limit", type=int, metavar="N", help="end after so many captions")
     add_search_arguments(parser)
+    add_guided_arguments(parser)
     add_enhance_arguments(parser)
     output = parser.add_argument_group("output", "Any number of these, besides lines on the terminal.")
     output.add_argument("--json", action="store_true", help="print a JSON object for each caption, the counters last")

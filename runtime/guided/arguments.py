@@ -26,7 +26,10 @@ def add_guided_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-repeat", type=int, metavar="N", help="no N words in a row are said twice (Paulus et al. 2017, with 3)"
     )
     group.add_argument(
-        "--no-bad-endings", action="store_true", default=None, help='no caption ends behind "a", "with" and their like'
+        "--no-bad-endings",
+        action="store_true",
+        default=None,
+        help='no caption ends behind "a", "with" and their like (as in ruotianluo\'s self-critical.pytorch)',
     )
     group.add_argument(
         "--contain",
@@ -47,10 +50,16 @@ def add_guided_arguments(parser: argparse.ArgumentParser) -> None:
         help="cost of a word for each earlier group that says it (default: 0.5)",
     )
     group.add_argument(
-        "--sample", action="store_true", default=None, help="draw as many captions as there are beams, and rank them"
+        "--sample",
+        action="store_true",
+        default=None,
+        help="draw as many captions as there are beams, and rank them (Graves 2013)",
     )
     group.add_argument(
-        "--temperature", type=float, metavar="T", help="of the draws; below 1: likelier words (default: 1)"
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="of the draws; below 1: likelier words (Ackley et al. 1985; default: 1)",
     )
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest words (Fan et al. 2018)")
     group.add_argument(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.errors import BundleError, EngineError
+from camscribe.runtime.fallback import FallbackExecutor
 from camscribe.runtime.guided.selection import select_beams
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import DEAD, Floats, SearchOptions, Selection, Trace, initial_score
@@ -35,18 +37,21 @@ class EnsembleExecutor:
         self._end_id = end_id
         self._bias: Floats | None = None
         self._min_words = 0
+        self.seconds = 0.0
+        """What the host took, since ``encode``, for the means and the selection."""
 
     def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
         """See ``Executor``."""
         for executor in self._executors:
             executor.encode(images, options, bias)
-        self._bias, self._min_words = bias, options.min_words
+        self._bias, self._min_words, self.seconds = bias, options.min_words, 0.0
 
     def step(self) -> None:
         """See ``Executor``."""
         if self._bias is None:
             raise EngineError("step was called without encode, or more than max_words times after it")
         log_prob = self.propose()
+        began = perf_counter()
         trace = self._executors[0].trace()
         step = trace.steps - 1
         # The first row's beams are those of the start: one that lives, and the others dead.
@@ -57,12 +62,16 @@ class EnsembleExecutor:
         # As ``search.select`` does, without sorting all words: that took as long as a step of the graph.
         sums = np.maximum(score[:, :, None] + allowed, DEAD)
         rows = [select_beams(each, self._end_id, sums.shape[1]) for each in sums]
-        self.choose(Selection(*(np.stack(column) for column in zip(*rows, strict=True))))
+        selection = Selection(*(np.stack(column) for column in zip(*rows, strict=True)))
+        self.seconds += perf_counter() - began
+        self.choose(selection)
 
     def propose(self) -> Floats:
         """See ``Executor``."""
         each = [executor.propose() for executor in self._executors]
+        began = perf_counter()
         mean: Floats = functools.reduce(np.logaddexp, each) - np.float32(np.log(len(each)))
+        self.seconds += perf_counter() - began
         return mean
 
     def choose(self, selection: Selection) -> None:
@@ -77,6 +86,11 @@ class EnsembleExecutor:
     def boxes(self) -> Floats | None:
         """See ``Executor``."""
         return self._executors[0].boxes()
+
+    def give_up(self, error: EngineError) -> bool:
+        """See ``camscribe.runtime.fallback.Fallback``: all leave the device, as an error does not say whose it was."""
+        left = [executor.give_up(error) for executor in self._executors if isinstance(executor, FallbackExecutor)]
+        return any(left)
 
     def close(self) -> None:
         """See ``Executor``."""

@@ -58,7 +58,8 @@ class Guide:
         self._endings[[vocabulary.id_of(word) for word in BAD_ENDINGS if word in vocabulary]] = options.no_bad_endings
         self._generators = [np.random.default_rng(options.seed) for _ in range(images)]
         beams = options.beams << len(self._wanted)
-        self.executor_options: SearchOptions = replace(options, beams=beams, groups=1, contain=())
+        alone = replace(options, groups=1, diversity=GuidedOptions.diversity, nbest=1)
+        self.executor_options: SearchOptions = replace(alone, beams=beams, contain=())
         """What the executor is told: a search for given words takes more beams."""
         self._score = initial_score(images, beams)
         self._score[:, :: beams // options.groups if options.groups > 1 else beams] = 0
@@ -66,7 +67,7 @@ class Guide:
             self._score[:] = 0
         self._said = np.zeros((images, beams, 0), np.int32)
         read = replace(
-            options, beams=options.beams // options.groups, nbest=-(-options.nbest // options.groups), groups=1
+            alone, contain=(), beams=options.beams // options.groups, nbest=-(-options.nbest // options.groups)
         )
         self._read: SearchOptions = read
         self._progress = Progress(images * options.groups, read)
@@ -85,6 +86,8 @@ class Guide:
             allowed[:, :, self._end_id] = DEAD
         if step and self._options.no_bad_endings:
             allowed[self._endings[self._said[:, :, -1]], self._end_id] = DEAD
+        if step + 1 == self._options.max_words:  # what is said now is where a caption is cut
+            allowed[:, :, self._endings] = DEAD
         if self._options.no_repeat:
             self._ban_repeats(allowed, self._options.no_repeat)
         rows = [self._select_one(image, allowed[image], step) for image in range(len(allowed))]
@@ -157,8 +160,10 @@ class Guide:
 
 
 def _forms(word: str, vocabulary: Vocabulary, bias: Floats) -> list[int]:
-    """Ids of the forms of a wanted word, ``dog|dogs``."""
-    forms = [form for form in word.split("|") if form in vocabulary and bias[vocabulary.id_of(form)] > DEAD]
+    """Ids of the forms of a wanted word, ``dog|dogs``; ``</s>`` is no word."""
+    known = [vocabulary.id_of(form) for form in word.split("|") if form in vocabulary]
+    forms = [form for form in known if bias[form] > DEAD and form != vocabulary.end_id]
     if not forms:
-        raise OptionError(f"contain has {word!r}, which is not a word that this model may say")
-    return [vocabulary.id_of(form) for form in forms]
+        why = ", as it is banned" if known else ""
+        raise OptionError(f"contain has {word!r}, which is not a word that this model may say{why}")
+    return forms

@@ -23,7 +23,8 @@ class GuidedOptions(SearchOptions):
     no_repeat: int = 0
     """No n words in a row appear twice in a caption (Paulus et al. 2017, with 3); 0 switches it off."""
     no_bad_endings: bool = False
-    """A caption does not end behind "a", "with" and their like (``BAD_ENDINGS``)."""
+    """A caption does not end behind "a", "with" and their like (``BAD_ENDINGS``), nor is it cut there at ``max_words``
+    (``remove_bad_endings`` of ruotianluo/self-critical.pytorch, which does not see to the latter)."""
     contain: tuple[str, ...] = ()
     """Words that a caption must have, ``dog|dogs`` for either of two (Anderson et al. 2017: beams for each set of words
     said so far)."""
@@ -59,8 +60,11 @@ class GuidedOptions(SearchOptions):
             raise OptionError(f"length_rule is {self.length_rule!r}; expected 'power' or 'gnmt'")
         if self.beams % self.groups:
             raise OptionError(f"groups is {self.groups}; expected a divisor of beams = {self.beams}")
+        for name in ("no_bad_endings", "sample"):
+            if type(getattr(self, name)) is not bool:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; expected True or False")
         contain: object = self.contain
-        if isinstance(contain, str):
+        if not isinstance(contain, tuple | list) or not all(isinstance(word, str) for word in contain):
             raise OptionError(f"contain is {self.contain!r}; expected a list of words")
         if self.beams << len(self.contain) > MOST_BEAMS:
             raise OptionError(
@@ -74,6 +78,12 @@ class GuidedOptions(SearchOptions):
         ]
         if len(modes) > 1:
             raise OptionError(f"{' and '.join(modes)} do not go together; use one of them")
+        # Nothing is passed over: who asks for these wants what they belong to.
+        of_samples = ("temperature", "top_k", "top_p", "seed")
+        for names, needed, on in ((of_samples, "sample", self.sample), (("diversity",), "groups", self.groups > 1)):
+            idle = [name for name in names if not on and getattr(self, name) != getattr(GuidedOptions, name)]
+            if idle:
+                raise OptionError(f"{' and '.join(idle)} without {needed} would do nothing; ask for {needed} too")
 
     @property
     def on_host(self) -> bool:

@@ -137,3 +137,10 @@ def test_options_without_meaning_are_refused(arguments: list[str]) -> None:
 def test_an_update_refuses_what_it_would_leave_undone(option: list[str]) -> None:
     with pytest.raises(OptionError, match=f"^{option[0]} is for a new bundle; --update changes one that is there"):
         main(["--update", "nowhere", *option])
+
+
+def test_graphs_that_find_other_boxes_are_refused_and_an_untrained_detector_is_thought_of() -> None:
+    figures = {"images": 10, "same_captions": 10, "score": 0.0, "other_boxes": 0.75}
+    with pytest.raises(EngineError, match=r"75% of the boxes are others \(as of a detector that was never trained"):
+        bundling._refuse(figures)
+    bundling._refuse({**figures, "other_boxes": 0.01})

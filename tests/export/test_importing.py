@@ -176,6 +176,7 @@ def test_other_checkpoints_are_one_line(
     [
         ("{", "is not a word map"),
         ("[1]", "is not a word map"),
+        ("[" * 100_000, "is not a word map"),
         ('{"a": 0, "b": 5}', "are not 0 to 1"),
         ('{"a": 0, "b": 1}', "has no <pad>, <start>, <end>, <unk>"),
     ],
@@ -196,3 +197,13 @@ def test_files_that_are_no_checkpoints_are_one_line(word_map: Path, tmp_path: Pa
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"broken\.pt: "):
             import_checkpoint(path, word_map)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html>", bytes(range(60, 200)), b"hello"])
+def test_a_damaged_download_is_no_matter_of_trust(content: bytes, trust: bool, word_map: Path, tmp_path: Path) -> None:
+    path = tmp_path / "download.pth.tar"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is not a checkpoint of PyTorch") as caught:
+        import_checkpoint(path, word_map, trust_pickle=trust)
+    assert "trust" not in str(caught.value)

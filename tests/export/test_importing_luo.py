@@ -378,7 +378,12 @@ def test_other_checkpoints_are_one_line(
         (b'{"ix_to_word": [1]}', "has no word map"),
         (b'{"1": "dow@@", "2": "b"}', "has 2 words, but"),
         (pickle.dumps([1]), "has no word map"),
+        (pickle.dumps({"vocab": {"1": "a"}, "opt": 3}), "has 1 words, but"),
         (b"hello", "cannot be unpickled"),
+        (b"<html>", "is not a word map"),
+        (b"", "is not a word map"),
+        (b'["a", "b"]', "has no word map"),
+        (b'\xef\xbb\xbf{"1": "a", "2": "b"}', "has 2 words, but"),
     ],
 )
 def test_other_word_maps_are_one_line(content: bytes, message: str, encoder: Path, tmp_path: Path) -> None:
@@ -391,10 +396,15 @@ def test_other_word_maps_are_one_line(content: bytes, message: str, encoder: Pat
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"norm_att_feat": 1}, "norm_att_feat 1; only 0"), ({"eos_idx": 4}, "eos_idx 4; only 0 can be imported")],
+    [
+        ({"norm_att_feat": 1}, "norm_att_feat 1; only 0"),
+        ({"eos_idx": 4}, "eos_idx 4; only 0 can be imported"),
+        ({"max_length": "many"}, "has captions of 'many' words; expected 1 to 200"),
+        ({"max_length": 500}, "has captions of 500 words; expected 1 to 200"),
+    ],
 )
 def test_runs_that_no_bundle_can_repeat_are_refused(
-    options: dict[str, int], message: str, encoder: Path, tmp_path: Path
+    options: dict[str, Any], message: str, encoder: Path, tmp_path: Path
 ) -> None:
     path = saved(tmp_path, make_tensors("updown"))
     with pytest.raises(DataError, match=message):

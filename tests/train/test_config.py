@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,14 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
             "layers: is -1; expected a whole",
         ),
         ({"stage": [{**STAGE, "bleu4_weight": -1}]}, "stage only: bleu4_weight is -1; expected 0 or more"),
+        ({"stage": [{**STAGE, "bleu4_weight": math.nan}]}, "bleu4_weight: is nan; expected a number"),
+        ({"stage": [{**STAGE, "learning_rate": math.inf}]}, "learning_rate: is inf; expected a number"),
+        ({"stage": [{**STAGE, "sample_temperature": 0}]}, "sample_temperature is 0; expected more than 0"),
+        ({"stage": [{**STAGE, "batch": 0}]}, "stage only: batch is 0; expected 1 or more"),
+        ({"stage": [{**STAGE, "captions_per_image": 0}]}, "captions_per_image is 0; expected 1 or more"),
+        ({"stage": [{**STAGE, "dropout": 2}]}, "stage only: dropout is 2; expected 0 to less than 1"),
+        ({"model": {"region_overlap": 1.5}}, "model: region_overlap is 1.5; expected 0 to 1"),
+        ({"model": {"state_width": 0}}, "model: state_width is 0; expected 1 or more"),
         (
             {"stage": [{**STAGE, "objective": "self_critical", "captions_per_image": 1}]},
             "stage only: captions_per_image is 1; expected 2 or more",
@@ -87,7 +96,7 @@ def test_numbers_without_meaning_are_all_listed_before_anything_is_read(tmp_path
     path.write_text(
         '[data]\nroot = "photos"\nmin_count = 0\n[model]\nimage_height = 7\ndropout = 1.0\n'
         "[validation]\nbeams = 0\nlength_penalty = -1.0\n"
-        '[[stage]]\nname = "a"\nepochs = 0\nbatch = 0\nlearning_rate = nan\n'
+        '[[stage]]\nname = "a"\nepochs = 0\nbatch = 0\nlearning_rate = -1\n'
         '[[stage]]\nname = "b"\nepochs = 1\nsample_temperature = 0.0\ndropout = 2.0\n'
     )
     with pytest.raises(DataError) as caught:
@@ -96,7 +105,7 @@ def test_numbers_without_meaning_are_all_listed_before_anything_is_read(tmp_path
         f"{path}: data: min_count is 0; expected 1 or more; model: image_height is 7; expected 8 to 4096; "
         "model: dropout is 1; expected 0 to less than 1; validation: beams is 0; expected 1 to 64; "
         "validation: length_penalty is -1; expected 0 to 10; stage a: epochs is 0; expected 1 or more; "
-        "stage a: batch is 0; expected 1 or more; stage a: learning_rate is nan; expected 0 or more; "
+        "stage a: batch is 0; expected 1 or more; stage a: learning_rate is -1; expected 0 or more; "
         "stage b: sample_temperature is 0; expected more than 0; stage b: dropout is 2; expected 0 to less than 1"
     )
 

@@ -176,7 +176,12 @@ def test_an_ensemble_goes_on_where_its_members_stopped(sampling: float) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"heads": 5}, "even multiple of heads"), ({"layers": 0}, "expected at least"), ({"window": 1}, "at least")],
+    [
+        ({"heads": 5}, "even multiple of heads"),
+        ({"layers": 0}, "expected at least"),
+        ({"heads": 0}, "at least"),
+        ({"window": 1}, "at least"),
+    ],
 )
 def test_sizes_of_a_transformer_that_do_not_go_together_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -139,6 +139,7 @@ def test_the_batch_changes_no_caption_and_a_part_of_a_split_is_that_part(
         (["--split", "test"], "captions.test.tsv"),
         (["--results", "x.json"], "leave out models"),
         (["--ensemble", "x"], "an ensemble is of bundles"),
+        (["--no-repeat", "3", "--groups", "3"], "no_repeat and groups: a bundle's search can do that"),
     ],
 )
 def test_options_without_a_meaning_are_refused_in_one_line(
@@ -249,6 +250,10 @@ def test_a_bundle_is_captioned_by_the_runtime_and_scored(shapes: Path, tmp_path:
         images = read_dataset("flickr8k", shapes, split="dev")
         expected = {image.image_id: captioner.caption(image.path, beams=2).text for image in images}
     assert read_results(lines) == expected
+    guided = ["--contain", "cat"]
+    assert evaluate(DEFAULT_BUNDLE, *arguments, *guided, "--captions-out", lines, "--out", out) == 0
+    assert read(out)["search"]["contain"] == ["cat"]
+    assert all("cat" in caption.split() for caption in read_results(lines).values())
 
 
 def test_an_ensemble_of_bundles_is_scored_and_named(

@@ -16,6 +16,7 @@ import numpy as np
 from camscribe.runtime.commands.arguments import Parser, add_device_arguments, named_bundle
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.captioning import (
     CHECKPOINT_SUFFIX,
@@ -142,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--stop", choices=("optimal", "first_k"), help="when an image's search ends")
     search.add_argument("--ban", action="append", default=[], metavar="WORD", help="a word that may not appear")
     search.add_argument("--batch", type=int, default=8, metavar="B", help="images captioned together (default: 8)")
+    add_guided_arguments(parser)
     output = parser.add_argument_group("scores and output")
     output.add_argument(
         "--tokenizer",
@@ -171,6 +173,7 @@ def _make_captions(options: argparse.Namespace) -> _Outcome:
             "max_words": options.max_words,
             "min_words": options.min_words,
             "stop": options.stop,
+            **guided_changes(options),
         },
         features=options.features,
         ensemble=options.ensemble,

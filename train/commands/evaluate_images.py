@@ -17,6 +17,7 @@ from camscribe.runtime.bundle import MANIFEST, kind_of
 from camscribe.runtime.enhancer import Enhancer
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.guided.options import OwnChanges
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train.checkpoint import Checkpoint
@@ -52,6 +53,7 @@ _CAPTIONERS = (
     "ban",
     "tokenizer",
     "captions_out",
+    *OwnChanges.__annotations__,
 )
 """Options of ``camscribe evaluate`` that mean nothing here."""
 _LARGE, _SMALL = "_HR", "_LR"

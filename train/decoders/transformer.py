@@ -54,14 +54,14 @@ class TransformerDecoder(Decoder):
 
     def __init__(self, words: int, found_width: int, config: ModelConfig) -> None:
         super().__init__()
-        if config.state_width % config.heads or config.state_width % 2:
-            raise DataError(
-                f"model: state_width is {config.state_width}; expected an even multiple of heads ({config.heads})"
-            )
         if config.layers < 1 or config.heads < 1 or config.window < 2:
             raise DataError(
                 f"model: layers, heads and window are {config.layers}, {config.heads} and {config.window}; "
                 "expected at least 1, 1 and 2"
+            )
+        if config.state_width % config.heads or config.state_width % 2:
+            raise DataError(
+                f"model: state_width is {config.state_width}; expected an even multiple of heads ({config.heads})"
             )
         self._make_memory(found_width, config)
         width = config.state_width

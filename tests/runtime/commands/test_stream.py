@@ -52,6 +52,19 @@ def test_lines_and_a_summary(stream: Run, photos: Path) -> None:
     assert err.count("\n") == 1
 
 
+def test_guided_searches(stream: Run, photos: Path) -> None:
+    status, out, _ = stream(photos, "--json", "--contain", "word7", "--no-repeat", 1)
+    assert status == 0
+    captions = [json.loads(line) for line in out.splitlines()][:-1]
+    assert len(captions) == 5
+    for caption in captions:
+        assert "word7" in caption["words"]
+        assert len(set(caption["words"])) == len(caption["words"])
+    status, out, err = stream(photos, "--contain", "cat")
+    assert (status, out) == (2, "")
+    assert err == "camscribe: contain has 'cat', which is not a word that this model may say\n"
+
+
 def test_json_files_and_search_options(stream: Run, photos: Path, tmp_path: Path) -> None:
     status, out, _ = stream(
         *(photos, "--json", "--beams", 3, "--nbest", 2, "--max-words", 3, "--jsonl", tmp_path / "a.jsonl"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import math
@@ -11,14 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption
 from camscribe.runtime.captioner import Captioner
-from camscribe.runtime.errors import BundleError, OptionError
+from camscribe.runtime.errors import BundleError, EngineError, OptionError
+from camscribe.runtime.executor import Choice
+from camscribe.runtime.fallback import FallbackExecutor
+from camscribe.runtime.guided.ensemble import EnsembleExecutor
 from camscribe.runtime.guided.guide import Guide
 from camscribe.runtime.guided.options import GuidedOptions
-from camscribe.runtime.search import Hypothesis, Trace
+from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
+from camscribe.runtime.search import DEAD, Hypothesis, Trace
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 
 Prefix = tuple[int, ...]
@@ -111,6 +118,17 @@ def test_wide_enough_a_search_finds_the_best_of_all_allowed_sentences(
         assert not found[0].truncated
 
 
+@pytest.mark.parametrize("mode", [{}, {"groups": 2}, {"contain": ("dog",)}, {"sample": True}, {"no_repeat": 1}])
+def test_a_caption_that_is_cut_has_no_bad_ending_either(mode: dict[str, Any]) -> None:
+    tables = [Table(seed, -9.0) for seed in range(20)]
+    options = {"beams": 4, "nbest": 4, "max_words": 3, "ban": ("<unk>",), **mode}
+    plain = search(tables, GuidedOptions(no_bad_endings=False, **options))
+    assert any(item.truncated and item.tokens[-1] == A for image in plain for item in image), "else this proves nothing"
+    for image in search(tables, GuidedOptions(no_bad_endings=True, **options)):
+        assert image
+        assert all(item.tokens[-1:] != (A,) for item in image)
+
+
 def test_options_that_never_bite_change_nothing() -> None:
     tables = [Table(seed, -1.0) for seed in range(6)]
     plain = search(tables, GuidedOptions(beams=4, nbest=4, max_words=8))
@@ -160,11 +178,114 @@ def test_samples_come_from_the_seed_and_greedy_ones_are_the_greedy_search() -> N
         ({"contain": "dog"}, "expected a list of words"),
         ({"contain": ("a", "b", "c", "d", "e")}, "contain has 5 words, which takes 96 beams; expected at most 64"),
         ({"sample": True, "groups": 3}, "sample and groups do not go together"),
+        ({"contain": (1,)}, r"contain is \(1,\); expected a list of words"),
+        ({"sample": "yes"}, "sample is 'yes'; expected True or False"),
+        ({"no_bad_endings": 1}, "no_bad_endings is 1; expected True or False"),
+        ({"temperature": 2.0}, "temperature without sample would do nothing; ask for sample too"),
+        ({"top_k": 3, "top_p": 0.5, "seed": 1}, "top_k and top_p and seed without sample would do nothing"),
+        ({"sample": True, "diversity": 2.0}, "diversity without groups would do nothing"),
+        *(({"sample": True, "temperature": value}, "temperature is") for value in (0, -1, math.nan, 1e9)),
+        *(({"sample": True, "top_p": value}, "top_p is") for value in (0, -1, math.nan, 1.5)),
+        *(({"sample": True, "top_k": value}, "top_k is") for value in (-1, math.nan, 1 << 30)),
+        *(({"groups": value}, "groups is") for value in (0, -1, math.nan, 64)),
+        *(({"groups": 3, "diversity": value}, "diversity is") for value in (-1, math.nan, 1e9)),
     ],
 )
 def test_options_without_a_meaning_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         GuidedOptions(**options)
+
+
+Sum = tuple[np.float32, Prefix]
+
+
+def may_follow(table: Table, words: Prefix, options: GuidedOptions) -> np.ndarray:
+    """Log-probabilities after these words, ``DEAD`` for what the options do not allow, word by word."""
+    after, size, last = table.after(words).copy(), options.no_repeat, len(words) + 1 == options.max_words
+    said = {words[start : start + size] for start in range(len(words) - size + 1)}
+    for token in range(len(VOCABULARY)):
+        ends = token == END
+        bad = options.no_bad_endings and (words[-1:] == (A,) if ends else last and token == A)
+        again = size > 0 and not ends and (*words, token)[-size:] in said
+        if token in (0, 1, 3) or bad or again or (ends and len(words) < options.min_words):
+            after[token] = DEAD
+    return after
+
+
+def literal(table: Table, options: GuidedOptions) -> list[tuple[Prefix, bool]]:
+    """The n best sentences, and whether each was cut, by the rules in words: lists of sentences, no arrays of beams.
+
+    A pool of live sentences for each group, or for each set of wanted words said so far; of the second sort one group.
+    """
+    wanted = [{VOCABULARY.id_of(form) for form in word.split("|")} for word in options.contain]
+    groups, whole = options.groups, (1 << len(wanted)) - 1
+    width, nbest = options.beams // groups, -(-options.nbest // groups)
+    pools: list[list[Sum]] = [[] for _ in range(groups * (whole + 1))]
+    for pool in pools[:groups]:
+        pool.append((np.float32(0), ()))
+    ended: list[list[tuple[float, Prefix, bool]]] = [[] for _ in range(groups)]
+    over = [False] * groups
+    for step in range(options.max_words):
+        offers: list[list[tuple[np.float32, int, int, Prefix]]] = [[] for _ in pools]
+        for number, pool in enumerate(pools):
+            for beam, (total, words) in enumerate(pool):
+                for token, value in enumerate(may_follow(table, words, options)):
+                    has = sum(1 << bit for bit, forms in enumerate(wanted) if forms & {*words, token})
+                    if value > DEAD and (token != END or has == whole):
+                        target = has if wanted else number
+                        order = number * 1000 + beam
+                        offers[target].append((np.float32(total + value), order, token, words))
+        said: collections.Counter[int] = collections.Counter()
+        for number, offered in enumerate(offers):
+            group = 0 if wanted else number
+            cost = np.float32(options.diversity if groups > 1 else 0)
+            offered.sort(key=lambda each: (-(each[0] - cost * np.float32(said[each[2]])), each[1], each[2]))
+            best = offered[: 2 * width]
+            if not over[group]:
+                penalty = options.penalty(step + 1)
+                ended[group] += [(float(each[0]) / penalty, each[3], False) for each in best[:width] if each[2] == END]
+            live = [each for each in best if each[2] != END][:width]
+            said.update(each[2] for each in live)
+            cut_useless = step + 1 == options.max_words and number != whole and bool(wanted)
+            pools[number] = [] if cut_useless else [(each[0], (*each[3], each[2])) for each in live]
+        for group in range(groups):
+            mine = [each for pool in pools for each in pool] if wanted else pools[group]
+            if over[group]:
+                continue
+            top = sorted((score for score, _, _ in ended[group]), reverse=True)[:nbest]
+            most = max((float(total) for total, _ in mine), default=-math.inf) / options.penalty(options.max_words)
+            over[group] = not mine or (len(top) == nbest and top[-1] >= most)
+            ended[group].sort(key=lambda each: -each[0])
+            if step + 1 == options.max_words:
+                cut = [(float(total) / options.penalty(step + 1), words, True) for total, words in mine]
+                ended[group] = (ended[group][:nbest] + cut)[:nbest]
+    ranked = [(place, cut, -score, words) for group in ended for place, (score, words, cut) in enumerate(group[:nbest])]
+    if groups > 1:
+        ranked.sort(key=lambda each: each[:3])
+    return [(words, cut) for _, cut, _, words in ranked[: options.nbest]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_options_together_give_what_the_rules_in_words_give(data: st.DataObject) -> None:
+    draw = data.draw
+    beams, words = draw(st.sampled_from([1, 2, 3, 4, 6])), draw(st.sampled_from([1, 2, 3, 5, 7]))
+    divisors = [count for count in range(2, beams + 1) if beams % count == 0]
+    groups = [{"groups": count, "diversity": cost} for count in divisors for cost in (0.0, 0.3, 2.0)]
+    options = GuidedOptions(
+        beams=beams,
+        max_words=words,
+        nbest=draw(st.integers(1, beams)),
+        min_words=draw(st.integers(0, words - 1)),
+        length_penalty=draw(st.sampled_from([0, 0.5, 1.0, 2.0])),
+        length_rule=draw(st.sampled_from(["power", "gnmt"])),
+        no_repeat=draw(st.integers(0, 3)),
+        no_bad_endings=draw(st.booleans()),
+        ban=("<unk>",),
+        **draw(st.sampled_from([{}, {"contain": ("dog|a",)}, {"contain": ("dog", "runs")}, *groups])),
+    )
+    table = Table(draw(st.integers(0, 10**6)), draw(st.sampled_from([0.0, -2.0, -6.0])))
+    assert [(item.tokens, item.truncated) for item in search([table], options)[0]] == literal(table, options)
 
 
 # -- through real graphs ----------------------------------------------------------------------------------------------
@@ -212,6 +333,13 @@ def test_captions_keep_what_is_asked_of_them(captioner: Captioner, toy: Any) -> 
         captioner.caption(images[0], color="rgb", contain=("cat",))
     with pytest.raises(OptionError, match="'word7', which is not a word that this model may say"):
         captioner.caption(images[0], color="rgb", contain=("word7",), ban=("word7",))
+    with pytest.raises(OptionError, match=r"'word7', .*, as it is banned"):
+        captioner.options(("word7",), contain=("word7",))  # before anything is captioned
+    for token in ("</s>", "<s>", "", "|"):
+        with pytest.raises(OptionError, match="which is not a word that this model may say"):
+            captioner.options(contain=(token,))
+    with pytest.raises(OptionError, match="no caption is possible: contain has 2 words, max_words is 1; raise it"):
+        captioner.caption(images[0], color="rgb", contain=("word7", "word9"), max_words=1)
 
 
 def test_a_length_rule_alone_leaves_the_selection_to_the_graph(captioner: Captioner, toy: Any) -> None:
@@ -258,6 +386,43 @@ def test_an_ensemble_decides_by_the_mean_of_probabilities(make_toy: Any, toy: An
         Captioner.load(folder, backend="cpu", threads=1).caption(image, color="rgb", beams=1) for folder in folders
     ]
     assert singles[0].words != singles[1].words, "else a mean would prove nothing"
+
+
+def test_an_ensemble_says_what_the_host_took(toy_bundle: Bundle, toy: Any) -> None:
+    with Captioner.load([toy_bundle.path] * 2, backend="cpu", threads=1) as together:
+        for changes in ({}, {"no_repeat": 2}):
+            timings = together.caption(toy.images(1)[0], color="rgb", **changes).timings
+            assert 0 < timings.select_ms < timings.decode_ms
+
+
+@pytest.mark.parametrize("changes", [{}, {"no_repeat": 2}])
+def test_an_ensemble_goes_on_elsewhere_when_a_device_fails(
+    changes: dict[str, Any], toy_bundle: Bundle, toy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaks(OnnxRuntimeExecutor):
+        def propose(self) -> Any:
+            raise EngineError("CUDA failed")
+
+    def plain() -> OnnxRuntimeExecutor:
+        return OnnxRuntimeExecutor(toy_bundle, "float32", "cpu", 1)
+
+    def ensemble(first: type[OnnxRuntimeExecutor]) -> EnsembleExecutor:
+        members = [
+            FallbackExecutor(kind(toy_bundle, "float32", "cpu", 1), plain) for kind in (OnnxRuntimeExecutor, first)
+        ]
+        return EnsembleExecutor(members, toy_bundle.vocabulary.end_id)
+
+    choice = Choice("cuda", "float32", (), surprising=False)
+    image = toy.images(1)[0]
+    with Captioner(toy_bundle, ensemble(OnnxRuntimeExecutor), choice) as whole:
+        expected = whole.caption(image, "rgb", **changes)
+    assert not caplog.records
+    with Captioner(toy_bundle, ensemble(Breaks), choice) as broken:
+        assert key(broken.caption(image, "rgb", **changes)) == key(expected)
+    assert caplog.records[0].getMessage() == "camscribe: CUDA failed; the next fastest backend goes on"
+    alone = EnsembleExecutor([Breaks(toy_bundle, "float32", "cpu", 1)], toy_bundle.vocabulary.end_id)
+    with Captioner(toy_bundle, alone, choice) as lost, pytest.raises(EngineError, match="CUDA failed"):
+        lost.caption(image, "rgb", **changes)
 
 
 def test_bundles_that_do_not_fit_together_are_refused(
