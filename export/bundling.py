@@ -139,7 +139,7 @@ def export_bundle(
         if int8 and calibration is not None:
             small = integer_decoder(decoder, paths, calibration, words[len(parity_images) :], vocabulary.start_id)
             half = _write(draft, "decoder", "int8", small, Inline())
-            # The float32 encoder serves both unless asked otherwise: what 7-bit weights cost hangs on the backbone and
+            # The float32 encoder serves both unless asked otherwise: what 8-bit weights cost hangs on the backbone and
             # is to be measured (the shipped one: benchmarks/results/quality-int8-all.json).
             integer = replace(manifest.precisions["float32"], decoder=replace(pair.decoder, file=half))
             if int8_encoder:
