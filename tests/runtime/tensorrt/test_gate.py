@@ -142,7 +142,7 @@ def test_right_tensors_with_wrong_captions_do_not_pass(toy_bundle: Bundle, toy_s
     verdict = gate.compare(toy_bundle, toy_side, candidate, 8, 3, gate.LIMITS["float32"])
     assert verdict.log_prob == 0
     assert verdict.same_captions < 8
-    assert max(verdict.gaps) >= gate.SCORE_GAP
+    assert max(verdict.gaps) >= gate.LIMITS["float32"].score
     with pytest.raises(EngineError, match=r"parity image \d has caption .*, expected .*, which float32 scores"):
         gate.check(verdict, "toy")
 
