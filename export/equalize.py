@@ -3,7 +3,7 @@
 Of two layers that follow each other, the first may divide its output channel c by any s[c] > 0 and the second multiply
 its weights for that channel by s[c]: nothing but rounding changes, since ReLUs and sums commute with it (Nagel et al.
 2019, section 4.1). Here s[c] is the square root of the channel's own best range, as calibration saw it: half of the
-unevenness is then left to the weights of the second layer, which have a scale for each output to spend on it. A ReLU6's upper bound
+unevenness is then left to the weights of the second layer, which have a scale for each output. A ReLU6's upper bound
 becomes the 8-bit range's.
 
 Measured on MobileNetV2 (ImageNet weights, 30 photographs, signal to noise of the projected features): 11.0 dB without,

@@ -39,7 +39,7 @@ class Limits(NamedTuple):
     boxes: float
     """Share of the boxes that may be others, where the encoder finds boxes."""
     score: float
-    """Captions may differ where float32 scores them (log-probability / length**alpha) closer to each other than this."""
+    """Captions may differ where float32 scores them (log-probability / length**alpha) closer than this."""
 
 
 LIMITS = {
