@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle, content_sha256
+from camscribe.runtime.bundle import Bundle, content_sha256
 from camscribe.runtime.captioner import Captioner
+from camscribe.runtime.commands.arguments import ensemble_of
 from camscribe.runtime.errors import DataError, OptionError, SourceError
 from camscribe.runtime.guided.options import OwnChanges
 from camscribe.runtime.images import read
@@ -165,7 +166,7 @@ def _caption_by_bundle(
     ban: Sequence[str],
     changes: GuidedChanges,
 ) -> Captions:
-    bundles = [model or DEFAULT_BUNDLE, *ensemble] if ensemble else model
+    bundles = ensemble_of(model, ensemble)
     with Captioner.load(bundles, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
         options = captioner.options(ban, **changes)
         found = captioner.caption_each([image.path for image in images], options, batch=batch)

@@ -109,6 +109,16 @@ class Run(ABC):
         for name, value in self._trained_tensors():
             value.copy_(tensors[name])
 
+    def _is_over(self, stage: Any, score: str) -> bool:
+        """Whether a stage has waited for a better score as long as its ``patience`` allows; says so.
+
+        Asked before each epoch, so that a run that was killed after its stage had ended goes on with the next one.
+        """
+        if not stage.patience or self.position.waited < stage.patience:
+            return False
+        self._say(f"{stage.name}: no better {score} in {stage.patience} validations")
+        return True
+
     def _clip(self, stage: Any, module: nn.Module, optimizer: Any) -> None:
         """Clips gradients to the stage's ``gradient_clip``.
 

@@ -131,9 +131,7 @@ class Trainer(Run):
             self._restore(resumed, {"optimizer": optimizer})
         saver = Interval(self.config.checkpoint_seconds)
         for epoch in range(self.position.epoch, stage.epochs):
-            # Asked here, so that a run that was killed after its stage had ended goes on with the next one.
-            if stage.patience and self.position.waited >= stage.patience:
-                self._say(f"{stage.name}: no better CIDEr in {stage.patience} validations")
+            if self._is_over(stage, "CIDEr"):
                 break
             self.position.epoch = epoch
             self._run_epoch(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
+from camscribe.runtime.bundle import DEFAULT_BUNDLE
 from camscribe.runtime.errors import OptionError
 
 if TYPE_CHECKING:
@@ -30,6 +32,24 @@ def named_bundle(path: Path | None) -> Path | None:
     from camscribe.runtime.enhancer_bundle import DEFAULT_ENHANCER
 
     return DEFAULT_ENHANCER
+
+
+def add_ensemble_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--ensemble``, see ``ensemble_of``."""
+    parser.add_argument(
+        "--ensemble",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="another bundle with the same words, whose probabilities are averaged in (Rennie et al. 2017); may be "
+        "given many times",
+    )
+
+
+def ensemble_of(bundle: Path | None, others: Sequence[Path]) -> Path | list[Path] | None:
+    """What ``Captioner.load`` takes: a bundle (None for the one that comes with camscribe), alone or with others."""
+    return [bundle or DEFAULT_BUNDLE, *others] if others else bundle
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:

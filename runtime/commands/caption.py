@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from camscribe.runtime.bundle import DEFAULT_BUNDLE
 from camscribe.runtime.caption import Caption, Timings
 from camscribe.runtime.captioner import BATCH, Captioner
 from camscribe.runtime.commands.arguments import (
@@ -18,7 +17,9 @@ from camscribe.runtime.commands.arguments import (
     add_bundle_argument,
     add_device_arguments,
     add_enhance_arguments,
+    add_ensemble_argument,
     add_search_arguments,
+    ensemble_of,
     open_enhancer,
     print_choice,
     search_options,
@@ -45,16 +46,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"camscribe: {problem}", file=sys.stderr)
     if not files:
         return 1
-    loaded = Captioner.load(_bundles(options), options.backend, options.precision, options.threads)
+    loaded = Captioner.load(
+        ensemble_of(options.bundle, options.ensemble), options.backend, options.precision, options.threads
+    )
     with loaded as captioner, open_enhancer(captioner, options):
         print_choice(captioner, verbose=options.verbose)
         failed = _caption_all(captioner, files, options)
     return 1 if failed or problems else 0
-
-
-def _bundles(options: argparse.Namespace) -> Path | list[Path] | None:
-    bundle: Path | None = options.bundle
-    return [bundle or DEFAULT_BUNDLE, *options.ensemble] if options.ensemble else bundle
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,15 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an image file, a folder of them, or a glob such as 'photos/**/*.jpg'",
     )
     add_bundle_argument(parser)
-    parser.add_argument(
-        "--ensemble",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="another bundle with the same words, whose probabilities are averaged in (Rennie et al. 2017); may be "
-        "given many times",
-    )
+    add_ensemble_argument(parser)
     search = add_search_arguments(parser)
     search.add_argument(
         "--batch", type=int, default=BATCH, metavar="B", help=f"images captioned together (default: {BATCH})"

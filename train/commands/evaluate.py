@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from camscribe.runtime.commands.arguments import Parser, add_device_arguments, named_bundle
+from camscribe.runtime.commands.arguments import Parser, add_device_arguments, add_ensemble_argument, named_bundle
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
@@ -99,14 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BUNDLE|CHECKPOINT",
         help="a bundle's folder or a checkpoint's file (default: the bundle that comes with camscribe)",
     )
-    parser.add_argument(
-        "--ensemble",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="another bundle with the same words, whose probabilities are averaged in; may be given many times",
-    )
+    add_ensemble_argument(parser)
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="score these captions (COCO results or JSON lines), no model"
     )
