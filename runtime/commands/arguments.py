@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
-from camscribe.runtime.bundle import DEFAULT_BUNDLE
 from camscribe.runtime.errors import OptionError
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def add_ensemble_argument(parser: argparse.ArgumentParser) -> None:
 
 def ensemble_of(bundle: Path | None, others: Sequence[Path]) -> Path | list[Path] | None:
     """What ``Captioner.load`` takes: a bundle (None for the one that comes with camscribe), alone or with others."""
+    from camscribe.runtime.bundle import DEFAULT_BUNDLE
+
     return [bundle or DEFAULT_BUNDLE, *others] if others else bundle
 
 
