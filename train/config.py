@@ -166,6 +166,8 @@ class StageConfig:
     ``greedy``, the reward of the caption of likeliest words (Rennie et al. 2017), which is searched besides."""
     bleu4_weight: float = 0.0
     """The reward is CIDEr-D (to 10) + this x BLEU-4 of the sentence (to 1); 0 leaves BLEU-4 out."""
+    ending_penalty: float = 0.0
+    """Taken off the reward of a caption that ends where training captions hardly ever do ("... in a blue")."""
     trained_backbone_stages: int = 0
     """How many of the backbone's last stages are trained; the frozen rest is computed once and cached. 0 freezes it."""
     batch: int = 32

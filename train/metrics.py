@@ -14,6 +14,7 @@ from typing import Any, Literal
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.guided.guide import BAD_ENDINGS
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
+from camscribe.train.endings import Endings
 from camscribe.train.text import words
 
 Tokenizer = Literal["ptb", "words", "spaces"]
@@ -45,7 +46,8 @@ class Quality:
     different: int
     """Number of different captions."""
     bad_endings: int
-    """Captions whose last word is one of ``BAD_ENDINGS``, and captions without a word."""
+    """Captions whose last word is one of ``BAD_ENDINGS``, captions without a word, and where references are given those
+    that end where references hardly ever do (``Endings``)."""
     stuttered: int
     """Captions with the same word twice in a row."""
     mean_words: float
@@ -116,8 +118,15 @@ def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) 
     return float(_run(Cider().compute_score, hypotheses, targets))
 
 
-def quality(captions: Iterable[str], vocabulary: Vocabulary | None = None) -> Quality:
+def quality(
+    captions: Iterable[str], vocabulary: Vocabulary | None = None, references: Iterable[Sequence[str]] = ()
+) -> Quality:
     """Counts what a reader of many captions notices. Captions are cut by ``words``.
+
+    Args:
+        captions: one for each image.
+        vocabulary: the model's.
+        references: for every image its captions, which tell how captions end.
 
     Raises:
         DataError: there is no caption.
@@ -125,12 +134,13 @@ def quality(captions: Iterable[str], vocabulary: Vocabulary | None = None) -> Qu
     cut = [tuple(words(caption)) for caption in captions]
     if not cut:
         raise DataError("no captions to judge")
+    endings = Endings(words(caption) for captions_ in references for caption in captions_)
     used = {word for caption in cut for word in caption}
     known = None if vocabulary is None else [token for token in vocabulary.tokens if token not in SPECIAL_TOKENS]
     return Quality(
         captions=len(cut),
         different=len(set(cut)),
-        bad_endings=sum(not caption or caption[-1] in BAD_ENDINGS for caption in cut),
+        bad_endings=sum(not caption or caption[-1] in BAD_ENDINGS or endings.unfinished(caption) for caption in cut),
         stuttered=sum(any(a == b for a, b in itertools.pairwise(caption)) for caption in cut),
         mean_words=sum(map(len, cut)) / len(cut),
         words_used=len(used),

@@ -56,6 +56,7 @@ STAGE = {
     "average_decay": _LESS_THAN_ALL,
     "sample_temperature": Range(0, open_low=True),
     "bleu4_weight": _FROM_ZERO,
+    "ending_penalty": _FROM_ZERO,
     "dropout": _LESS_THAN_ALL,
 }
 VALIDATION = {

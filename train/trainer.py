@@ -154,7 +154,7 @@ class Trainer(Run):
     ) -> None:
         fabric, position = self.fabric, self.position
         total = steps_of(len(self.train), stage.batch, fabric.world_size)
-        reward = self._reward(stage.bleu4_weight) if stage.objective == "self_critical" else None
+        reward = self._reward(stage) if stage.objective == "self_critical" else None
         seed = [self.config.seed, index, position.epoch]
         order = epoch_order(
             len(self.train), stage.batch, stage.variants, seed, position.step, fabric.global_rank, fabric.world_size
@@ -217,12 +217,12 @@ class Trainer(Run):
         )
         return made
 
-    def _reward(self, bleu4_weight: float) -> Reward:
+    def _reward(self, stage: StageConfig) -> Reward:
         """That of samples against the training captions; image i plain is row 2 i, mirrored 2 i + 1."""
         if self._rewards is None:
             references = self.captions.references()
             self._rewards = CaptionReward(references, self.vocabulary.end_id, len(self.vocabulary))
-        self._rewards.bleu4_weight = bleu4_weight
+        self._rewards.bleu4_weight, self._rewards.ending_penalty = stage.bleu4_weight, stage.ending_penalty
         return self._rewards
 
     def _freeze(self, trained: int) -> None:
@@ -266,7 +266,7 @@ class Trainer(Run):
         captions = self._caption(loss, source)
         references = {image.image_id: list(image.captions) for image in self.tune}
         cider = metrics.cider(captions, references)
-        counts = metrics.quality(captions.values(), self.vocabulary)
+        counts = metrics.quality(captions.values(), self.vocabulary, references.values())
         self._record({"stage": stage.name, "epoch": self.position.epoch + 1, "tune_cider": cider, **asdict(counts)})
         self._say(
             f"{stage.name} {self.position.epoch + 1}/{stage.epochs}: CIDEr {cider:.4f}, {counts.different} different, "

@@ -57,3 +57,5 @@ def test_the_mix_is_the_sum_by_weight() -> None:
     mixed = CaptionReward(references, END, SIZE, bleu4_weight=2.5)(images, samples)
     np.testing.assert_allclose(mixed, cider + 2.5 * alone, rtol=1e-6)
     np.testing.assert_array_equal(CaptionReward(references, END, SIZE)(images, samples), cider)
+    fined = CaptionReward(references, END, SIZE, ending_penalty=0.75)(images, samples)
+    np.testing.assert_allclose(fined, cider - [[0, 0], [0.75, 0]], rtol=1e-6)  # of these one has no </s>

@@ -71,6 +71,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ),
         ({"stage": [{**STAGE, "bleu4_weight": -1}]}, "stage only: bleu4_weight is -1; expected 0 or more"),
         ({"stage": [{**STAGE, "bleu4_weight": math.nan}]}, "bleu4_weight: is nan; expected a number"),
+        ({"stage": [{**STAGE, "ending_penalty": -1}]}, "stage only: ending_penalty is -1; expected 0 or more"),
         ({"stage": [{**STAGE, "learning_rate": math.inf}]}, "learning_rate: is inf; expected a number"),
         ({"stage": [{**STAGE, "sample_temperature": 0}]}, "sample_temperature is 0; expected more than 0"),
         ({"stage": [{**STAGE, "batch": 0}]}, "stage only: batch is 0; expected 1 or more"),

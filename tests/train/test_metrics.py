@@ -224,5 +224,7 @@ def test_quality_counts_what_readers_notice() -> None:
     assert result.words_used == 7
     assert result.vocabulary_used == pytest.approx(6 / 8)
     assert quality(["a dog"]).vocabulary_used is None
+    references = [["a man sits in a blue chair .", "a dog in a blue bowl"]] * 50
+    assert quality(["a dog in a blue", "a dog in a blue chair"], references=references).bad_endings == 1
     with pytest.raises(DataError, match="no captions"):
         quality([])
