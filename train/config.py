@@ -245,7 +245,8 @@ def read_table(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         path: the file.
-        changes: keys that differ, ``model.decoder=updown``; a value that is not TOML is a text.
+        changes: keys that differ, ``model.decoder=updown`` or ``stage.fine-tune.epochs=3``; a value that is not TOML is
+            a text.
 
     Raises:
         DataError: the file is missing or not TOML, or a change has no key.
@@ -264,10 +265,14 @@ def read_table(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 def _change(table: dict[str, Any], change: str) -> None:
     key, equals, value = change.partition("=")
     *sections, name = (part.strip() for part in key.split("."))
-    for section in sections:
+    sections.reverse()
+    while sections:
+        section = sections.pop()
         inner = table.setdefault(section, {})
+        if isinstance(inner, list):
+            inner = _named(inner, section, sections.pop() if sections else "", change)
         if not isinstance(inner, dict):
-            raise DataError(f"change {change!r}: {section} is no single table; expected a key such as model.decoder")
+            raise DataError(f"change {change!r}: {section} is no table; expected a key such as model.decoder")
         table = inner
     if not (equals and name):
         raise DataError(f"change {change!r}: expected KEY=VALUE, such as model.decoder=updown")
@@ -275,6 +280,15 @@ def _change(table: dict[str, Any], change: str) -> None:
         table[name] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         table[name] = value.strip()
+
+
+def _named(tables: list[Any], section: str, name: str, change: str) -> Any:
+    """The one of several tables that has a name, such as a stage's."""
+    names = [table.get("name") for table in tables if isinstance(table, dict)]
+    if names.count(name) != 1:
+        each = ", ".join(f"{section}.{known}" for known in names) or "nothing, as it has no tables"
+        raise DataError(f"change {change!r}: {section} is a list of tables; expected one of them by its name: {each}")
+    return next(table for table in tables if isinstance(table, dict) and table.get("name") == name)
 
 
 def load_config(path: Path, changes: Sequence[str] = ()) -> Config:

@@ -134,17 +134,22 @@ def test_the_shipped_configurations_load(repository: Path) -> None:
 def test_keys_are_changed_from_outside(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('seed = 1\n[data]\nroot = "data"\n[[stage]]\nname = "only"\nepochs = 1\n')
-    changed = load_config(path, ["seed=7", "model.decoder=updown", "model.dropout = 0.25", "data.tune='dev[:5]'"])
+    changes = ["seed=7", "model.decoder=updown", "model.dropout = 0.25", "data.tune='dev[:5]'", "stage.only.epochs=3"]
+    changed = load_config(path, changes)
     assert (changed.seed, changed.model.decoder, changed.model.dropout, changed.data.tune) == (
         7,
         "updown",
         0.25,
         "dev[:5]",
     )
+    assert [(stage.name, stage.epochs) for stage in changed.stage] == [("only", 3)]
     for change, message in (
         ("seed", "expected KEY=VALUE"),
         ("=7", "expected KEY=VALUE"),
-        ("stage.epochs=2", "stage is no single table"),
+        ("stage.epochs=2", "stage is a list of tables; expected one of them by its name: stage.only"),
+        ("stage.first.epochs=2", "expected one of them by its name: stage.only"),
+        ("stage=[]", "stage"),
+        ("seed.epochs=2", "seed is no table"),
         ("model.decoder=3", "decoder"),
         ("model.decodr=updown", "decodr"),
     ):

@@ -35,7 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="camscribe train", description=__doc__)
     parser.add_argument("config", type=Path, help="TOML configuration, see docs/training.md and docs/enhance.md")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, for example model.decoder=updown"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key, for example model.decoder=updown or stage.fine-tune.epochs=3",
     )
     parser.add_argument(
         "--skip-bad",
