@@ -14,10 +14,16 @@ from typing import Any, Literal
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.guided.guide import BAD_ENDINGS
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
-from camscribe.train.endings import Endings
 from camscribe.train.text import words
 
 Tokenizer = Literal["ptb", "words", "spaces"]
+_ADJECTIVES = (
+    "black blue brown colorful dark golden gray green grey light multicolored orange pink purple red tan white yellow "
+    "big large little long old plastic rocky sandy small snowy striped tall wooden young"
+)
+ADJECTIVES = frozenset(_ADJECTIVES.split())
+"""Behind an article they want a noun."""
+_ARTICLES = frozenset(("a", "an", "the"))
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider")
 
 
@@ -46,8 +52,8 @@ class Quality:
     different: int
     """Number of different captions."""
     bad_endings: int
-    """Captions whose last word is one of ``BAD_ENDINGS``, captions without a word, and where references are given those
-    that end where references hardly ever do (``Endings``)."""
+    """Captions whose last word is one of ``BAD_ENDINGS``, those that end with an article and nothing but ``ADJECTIVES``
+    behind it ("... in a blue", "... of a red and white"), and captions without a word."""
     stuttered: int
     """Captions with the same word twice in a row."""
     mean_words: float
@@ -118,15 +124,8 @@ def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) 
     return float(_run(Cider().compute_score, hypotheses, targets))
 
 
-def quality(
-    captions: Iterable[str], vocabulary: Vocabulary | None = None, references: Iterable[Sequence[str]] = ()
-) -> Quality:
+def quality(captions: Iterable[str], vocabulary: Vocabulary | None = None) -> Quality:
     """Counts what a reader of many captions notices. Captions are cut by ``words``.
-
-    Args:
-        captions: one for each image.
-        vocabulary: the model's.
-        references: for every image its captions, which tell how captions end.
 
     Raises:
         DataError: there is no caption.
@@ -134,18 +133,27 @@ def quality(
     cut = [tuple(words(caption)) for caption in captions]
     if not cut:
         raise DataError("no captions to judge")
-    endings = Endings(words(caption) for captions_ in references for caption in captions_)
     used = {word for caption in cut for word in caption}
     known = None if vocabulary is None else [token for token in vocabulary.tokens if token not in SPECIAL_TOKENS]
     return Quality(
         captions=len(cut),
         different=len(set(cut)),
-        bad_endings=sum(not caption or caption[-1] in BAD_ENDINGS or endings.unfinished(caption) for caption in cut),
+        bad_endings=sum(map(_ends_badly, cut)),
         stuttered=sum(any(a == b for a, b in itertools.pairwise(caption)) for caption in cut),
         mean_words=sum(map(len, cut)) / len(cut),
         words_used=len(used),
         vocabulary_used=len(used.intersection(known)) / len(known) if known else None,
     )
+
+
+def _ends_badly(caption: Sequence[str]) -> bool:
+    rest = list(caption)
+    while len(rest) > 1 and rest[-1] in ADJECTIVES:
+        rest.pop()
+        if len(rest) > 1 and rest[-1] == "and" and rest[-2] in ADJECTIVES:
+            rest.pop()
+    # Without an article an adjective may well be the last word: "dressed in blue", "the dogs are brown and white".
+    return not rest or rest[-1] in (BAD_ENDINGS if len(rest) == len(caption) else _ARTICLES)
 
 
 def _check(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:

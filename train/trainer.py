@@ -266,7 +266,7 @@ class Trainer(Run):
         captions = self._caption(loss, source)
         references = {image.image_id: list(image.captions) for image in self.tune}
         cider = metrics.cider(captions, references)
-        counts = metrics.quality(captions.values(), self.vocabulary, references.values())
+        counts = metrics.quality(captions.values(), self.vocabulary)
         self._record({"stage": stage.name, "epoch": self.position.epoch + 1, "tune_cider": cider, **asdict(counts)})
         self._say(
             f"{stage.name} {self.position.epoch + 1}/{stage.epochs}: CIDEr {cider:.4f}, {counts.different} different, "

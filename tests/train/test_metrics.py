@@ -224,7 +224,24 @@ def test_quality_counts_what_readers_notice() -> None:
     assert result.words_used == 7
     assert result.vocabulary_used == pytest.approx(6 / 8)
     assert quality(["a dog"]).vocabulary_used is None
-    references = [["a man sits in a blue chair .", "a dog in a blue bowl"]] * 50
-    assert quality(["a dog in a blue", "a dog in a blue chair"], references=references).bad_endings == 1
     with pytest.raises(DataError, match="no captions"):
         quality([])
+
+
+@pytest.mark.parametrize(
+    ("caption", "bad"),
+    [
+        ("a man is playing in a blue .", True),
+        ("a man in front of a red and white", True),
+        ("a dog and the large brown", True),
+        ("a red", True),
+        ("a man dressed in blue", False),
+        ("two dogs , one of them black and white", False),
+        ("blue", False),
+        ("a red ball", False),
+        ("a dog and", True),
+        ("a dog and blue and", True),
+    ],
+)
+def test_an_article_wants_a_noun(caption: str, bad: bool) -> None:
+    assert quality([caption]).bad_endings == bad

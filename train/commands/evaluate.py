@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
             make_folder(path.parent, name)
     outcome = _read_captions(options) if options.results is not None else _make_captions(options)
     scores = score(outcome.texts, {image.image_id: image.captions for image in outcome.images}, options.tokenizer)
-    counts = quality(outcome.texts.values(), outcome.vocabulary, (image.captions for image in outcome.images))
+    counts = quality(outcome.texts.values(), outcome.vocabulary)
     report = {
         "schema": REPORT_SCHEMA,
         "command": ["camscribe", "evaluate", *argv],
