@@ -51,8 +51,8 @@ LIMITS = {
 fp16 (types and weights rounded, most sums in float32), and by 0.12 and 0.57 in int8 as TensorRT gets it (with signed
 activations): half-precision sums get six times the room, int8, which is the same sums everywhere, over twice. Its
 captions are other ones where a step decides closely: by up to 0.09 of the score over 1,000 images on a CPU
-(benchmarks/results/agreement-int8.json), with a captioner before by 0.22. Float32 gets what another order of summation may take. Boxes come and go at
-thresholds; how many do was not measured yet, and the captions decide."""
+(benchmarks/results/agreement-int8.json), with a captioner before by 0.22. Float32 gets what another order of summation
+may take. Boxes come and go at thresholds; how many do was not measured yet, and the captions decide."""
 
 
 class Runner(Protocol):
