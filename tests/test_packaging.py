@@ -212,5 +212,5 @@ def test_a_clean_installation_captions_a_photograph(
 ) -> None:
     done = run([clean_bin / "camscribe", "caption", repository / "examples" / "shepherd.jpg"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "dog" in done.stdout
+    assert "shepherd" in done.stdout
     assert done.stderr == ""

@@ -95,7 +95,7 @@ def test_images_become_captions(node: Callable[..., Any], stub: ModuleType, repo
     )
     subscription.callback(photo(repository))
     assert until(lambda: bool(stamped and diagnostics))
-    assert "dog" in String.decode(caption[0]).data
+    assert "shepherd" in String.decode(caption[0]).data
     record = json.loads(String.decode(stamped[0]).data)
     assert record["caption"] == String.decode(caption[0]).data
     assert (record["stamp"], record["frame_id"]) == ({"sec": 5, "nanosec": 7}, "front camera")
