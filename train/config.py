@@ -265,12 +265,11 @@ def read_table(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 def _change(table: dict[str, Any], change: str) -> None:
     key, equals, value = change.partition("=")
     *sections, name = (part.strip() for part in key.split("."))
-    sections.reverse()
-    while sections:
-        section = sections.pop()
+    rest = iter(sections)
+    for section in rest:
         inner = table.setdefault(section, {})
         if isinstance(inner, list):
-            inner = _named(inner, section, sections.pop() if sections else "", change)
+            inner = _named(inner, section, next(rest, ""), change)
         if not isinstance(inner, dict):
             raise DataError(f"change {change!r}: {section} is no table; expected a key such as model.decoder")
         table = inner
@@ -284,11 +283,12 @@ def _change(table: dict[str, Any], change: str) -> None:
 
 def _named(tables: list[Any], section: str, name: str, change: str) -> Any:
     """The one of several tables that has a name, such as a stage's."""
-    names = [table.get("name") for table in tables if isinstance(table, dict)]
-    if names.count(name) != 1:
-        each = ", ".join(f"{section}.{known}" for known in names) or "nothing, as it has no tables"
+    named = [(table.get("name"), table) for table in tables if isinstance(table, dict)]
+    found = [table for known, table in named if known == name]
+    if len(found) != 1:
+        each = ", ".join(f"{section}.{known}" for known, _ in named) or "nothing, as it has no tables"
         raise DataError(f"change {change!r}: {section} is a list of tables; expected one of them by its name: {each}")
-    return next(table for table in tables if isinstance(table, dict) and table.get("name") == name)
+    return found[0]
 
 
 def load_config(path: Path, changes: Sequence[str] = ()) -> Config:

@@ -34,21 +34,25 @@ class Endings:
             tokens = tuple(caption)
             if not tokens:
                 continue
-            self._seen.update(tokens[index : index + 1] for index in range(len(tokens)))
-            self._seen.update(pairwise(tokens))
             self._seen[()] += len(tokens)
-            self._ends.update(tokens[-count:] if count else () for count in range(min(2, len(tokens)) + 1))
+            self._seen.update((token,) for token in tokens)
+            self._seen.update(pairwise(tokens))
+            self._ends.update([(), *_last(tokens)])
 
     def share(self, caption: Sequence[Hashable]) -> float:
         """Estimated share, of the captions with this one's last two words, of those that end there; 0 for no word."""
         if not caption:
             return 0.0
         share = self._ends[()] / self._seen[()] if self._seen[()] else 1.0  # nothing to tell by: all are finished
-        for count in range(1, min(2, len(caption)) + 1):
-            last = tuple(caption[-count:])
+        for last in _last(tuple(caption)):
             share = (self._ends[last] + _PRIOR * share) / (self._seen[last] + _PRIOR)
         return share
 
     def unfinished(self, caption: Sequence[Hashable]) -> bool:
         """Whether the caption ends where captions as good as never do."""
         return self.share(caption) < _LIMIT
+
+
+def _last(tokens: tuple[Hashable, ...]) -> list[tuple[Hashable, ...]]:
+    """A caption's last token and, where it has two, its last two."""
+    return [tokens[-1:], tokens[-2:]][: len(tokens)]

@@ -147,13 +147,11 @@ def quality(captions: Iterable[str], vocabulary: Vocabulary | None = None) -> Qu
 
 
 def _ends_badly(caption: Sequence[str]) -> bool:
-    rest = list(caption)
-    while len(rest) > 1 and rest[-1] in ADJECTIVES:
-        rest.pop()
-        if len(rest) > 1 and rest[-1] == "and" and rest[-2] in ADJECTIVES:
-            rest.pop()
+    if not caption or caption[-1] in BAD_ENDINGS:
+        return True
     # Without an article an adjective may well be the last word: "dressed in blue", "the dogs are brown and white".
-    return not rest or rest[-1] in (BAD_ENDINGS if len(rest) == len(caption) else _ARTICLES)
+    described = next((word for word in reversed(caption) if word not in ADJECTIVES and word != "and"), "")
+    return described in _ARTICLES
 
 
 def _check(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
