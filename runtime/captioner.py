@@ -222,8 +222,8 @@ class Captioner:
             OptionError: ``batch`` or ``color`` has no meaning.
             EngineError: the device failed, or the captioner is closed.
         """
-        if not 1 <= batch <= 1024:
-            raise OptionError(f"batch is {batch}; expected 1 to 1024")
+        if not isinstance(batch, int) or not 1 <= batch <= 1024:
+            raise OptionError(f"batch is {batch!r}; expected 1 to 1024, a whole number")
         return self._each(images, options or self._options, color, batch)
 
     def _each(

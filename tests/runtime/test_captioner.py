@@ -126,6 +126,8 @@ def test_options_change_the_search_and_are_checked(captioner: Captioner, toy: An
             captioner.caption(image, **{"color": "rgb", **arguments})  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="batch is 0"):
         captioner.caption([image], color="rgb", batch=0)
+    with pytest.raises(OptionError, match=r"batch is 2\.0; .*a whole number"):
+        captioner.caption([image], color="rgb", batch=2.0)  # type: ignore[call-overload]
 
 
 def test_a_search_that_can_find_nothing_says_so(captioner: Captioner, toy: Any) -> None:

@@ -246,6 +246,11 @@ def test_a_run_starts_from_a_checkpoint_with_its_vocabulary(shapes: Path, tmp_pa
     assert again.vocabulary.tokens == Checkpoint.load(best).vocabulary.tokens
     for name, value in Checkpoint.load(best).of("model.").items():
         torch.testing.assert_close(again.of("model.")[name], value)
+    larger = replace(second, model=replace(second.model, image_height=72, image_width=80))
+    third = Checkpoint.load(_trainer(larger, tmp_path / "larger").run())
+    assert (third.config.model.image_height, third.config.model.image_width) == (72, 80)
+    for name, value in Checkpoint.load(best).of("model.").items():
+        torch.testing.assert_close(third.of("model.")[name], value)
     other = replace(second, model=replace(second.model, state_width=32))
     with pytest.raises(DataError, match=r"another model: \[model\] differs in state_width"):
         _trainer(other, tmp_path / "third")
