@@ -358,8 +358,8 @@ def _load_start(path: Path, config: Config) -> Checkpoint:
     ours, theirs = config.model, start.config.model
     if (theirs.encoder, ours.encoder) == ("grid", "regions") and ours.memory_width:
         theirs = replace(theirs, **{name: getattr(ours, name) for name in ("encoder", "cells", *REGION_SETTINGS)})
-    # Where its pretrained weights and its detector lay, and its dropout, are no property of the model; nor is the size of
-    # its images, for which it has no weights.
+    # Where its pretrained weights and its detector lay, and its dropout, are no property of the model; nor is the size
+    # of its images, on which no weight hangs.
     same: dict[str, Any] = {"weights": "none", "dropout": 0.0, "image_height": 0, "image_width": 0}
     if ours.encoder != "faster_rcnn":
         same["detector"] = ""

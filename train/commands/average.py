@@ -1,13 +1,16 @@
 """``camscribe average CHECKPOINT... --out FILE``: the mean of several checkpoints' weights, as one checkpoint.
 
-Checkpoints of one run, before and after self-critical training among them, lie in one basin: their mean captions unseen
-images better than each of them (Wortsman et al. 2022, "Model soups" and "Robust fine-tuning of zero-shot models").
+Checkpoints of one run, before and after self-critical training among them, lie in one basin: their mean captions
+unseen images better than each of them (Wortsman et al. 2022, "Model soups" and "Robust fine-tuning of zero-shot
+models"). For the same reason what a training changed can be added to other weights (--plus FROM TO adds TO - FROM),
+which so learn what it taught without going through it (Ilharco et al. 2023, "Editing models with task arithmetic").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,21 +23,37 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     parser = Parser(prog="camscribe average", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="one named twice counts twice")
+    parser.add_argument(
+        "--plus",
+        nargs=2,
+        type=Path,
+        metavar=("FROM", "TO"),
+        help="add to the mean what a training from FROM to TO changed (Ilharco et al. 2023)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write")
     options = parser.parse_args(argv)
-    average(options.checkpoints).save(options.out)
-    print(f"wrote {options.out}, the mean of {len(options.checkpoints)} checkpoints")
+    average(options.checkpoints, options.plus).save(options.out)
+    count = len(options.checkpoints)
+    what = f"the mean of {count} checkpoints" if count > 1 else "one checkpoint"
+    if options.plus:
+        what += ", plus what changed from {} to {}".format(*options.plus)
+    print(f"wrote {options.out}, {what}")
     return 0
 
 
-def average(paths: Sequence[Path]) -> Checkpoint:
+def average(paths: Sequence[Path], plus: Sequence[Path] | None = None) -> Checkpoint:
     """The mean of checkpoints; what is said of the run is the last one's.
 
     Of a checkpoint that resumes, the running average of the weights is taken, as validation does.
 
+    Args:
+        paths: one or more.
+        plus: checkpoints before and after a training, whose difference is added.
+
     Raises:
         DataError: a checkpoint cannot be read, or is of another model or vocabulary than the others.
     """
+    paths = [*paths, *(plus or ())]
     checkpoints = [Checkpoint.load(path) for path in paths]
     weights = [{**checkpoint.of("model."), **checkpoint.of("average.")} for checkpoint in checkpoints]
     for path, checkpoint, tensors in zip(paths, checkpoints, weights, strict=True):
@@ -44,18 +63,30 @@ def average(paths: Sequence[Path]) -> Checkpoint:
             raise DataError(
                 f"{path}: is of another model or vocabulary than {paths[0]}; average checkpoints of one run"
             )
-    mean = {f"model.{name}": _mean([tensors[name] for tensors in weights]) for name in weights[0]}
-    parts = [
-        {
-            "checkpoint": f"{path.resolve().parent.name}/{path.name}",
-            "stage": checkpoint.meta["progress"]["stage"],
-            "epoch": checkpoint.meta["progress"]["epoch"],
-        }
-        for path, checkpoint in zip(paths, checkpoints, strict=True)
-    ]
-    return Checkpoint(mean, {**{k: v for k, v in checkpoints[-1].meta.items() if k != "schema"}, "averaged": parts})
+    count = len(paths) - len(plus or ())
+    made = {f"model.{name}": _mean([tensors[name] for tensors in weights[:count]]) for name in weights[0]}
+    parts = [_named(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
+    said = {name: value for name, value in checkpoints[count - 1].meta.items() if name != "schema"}
+    meta = {**said, "averaged": parts[:count]}
+    if plus:
+        before, after = weights[count:]
+        for name, value in made.items():
+            if value.is_floating_point():
+                bare = name.removeprefix("model.")
+                made[name] = value + (after[bare] - before[bare])
+        meta["plus"] = parts[count:]
+    return Checkpoint(made, meta)
 
 
 def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """The mean; of bytes (a detector's file) the first."""
     return torch.stack(list(tensors)).mean(dim=0) if tensors[0].is_floating_point() else tensors[0]
+
+
+def _named(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    progress = checkpoint.meta["progress"]
+    return {
+        "checkpoint": f"{path.resolve().parent.name}/{path.name}",
+        "stage": progress["stage"],
+        "epoch": progress["epoch"],
+    }
