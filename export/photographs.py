@@ -14,7 +14,7 @@ from camscribe.train.config import DataConfig
 from camscribe.train.trainer import read_split
 
 CALIBRATION_IMAGES = 200
-PARITY_IMAGES = 8
+PARITY_IMAGES = 6
 
 
 def calibration_images(folder: Path | None, data: DataConfig, spec: PixelSpec) -> Pixels:
@@ -39,7 +39,7 @@ def folder_images(folder: Path, spec: PixelSpec) -> Pixels:
 
 
 def parity_images(folder: Path | None, spec: PixelSpec) -> Pixels:
-    """Up to eight images that may be handed on with the bundle. uint8 [N, H, W, 3].
+    """Up to six images that may be handed on with the bundle. uint8 [N, H, W, 3].
 
     Raises:
         OptionError: no folder is named, and there is no shipped bundle to take them from.
@@ -50,7 +50,7 @@ def parity_images(folder: Path | None, spec: PixelSpec) -> Pixels:
         shipped = Bundle.load(None).parity_images()
     except BundleError as error:
         raise OptionError(f"no images for the proof of parity ({error}); name a folder with --parity-images") from error
-    return np.stack([reduce(image, spec) for image in shipped])
+    return np.stack([reduce(image, spec) for image in shipped[:PARITY_IMAGES]])
 
 
 def _files(folder: Path) -> list[Path]:

@@ -166,7 +166,7 @@ def test_an_image_alone_has_the_tokens_it_has_in_a_batch(bundle: Bundle, precisi
 
 def test_the_manifest_proves_all_precisions(bundle: Bundle) -> None:
     parity = bundle.manifest.parity
-    assert len(parity.images) == 8
+    assert len(parity.images) == 6
     for precision in PRECISIONS:
         executor = OnnxRuntimeExecutor(bundle, precision, "cpu", 1)
         bias = bundle.vocabulary.bias(["<unk>"])
