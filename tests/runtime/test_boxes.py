@@ -241,7 +241,7 @@ def test_the_command_draws_boxes_and_prints_them(default_with_boxes: Bundle, rep
     assert entry["caption"] == grid["caption"]
     assert "boxes" not in grid
     np.testing.assert_array_equal(entry["boxes"][0], [0, 0, 1, 1])
-    assert np.array(entry["boxes"]).shape == (49, 4)
+    assert np.array(entry["boxes"]).shape == (64, 4)
     np.testing.assert_allclose(np.ravel(entry["attention"]), np.ravel(grid["attention"]), atol=1e-5)
     sizes = []
     for name in ("boxes", "grid"):
