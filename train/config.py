@@ -229,7 +229,8 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     seed: int = 1
     start: str = ""
-    """A checkpoint of the same model to start from, with its vocabulary, in place of the pretrained backbone alone."""
+    """A checkpoint of the same model to start from, with its vocabulary, in place of the pretrained backbone alone; its
+    images may have been of another size."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Lightning Fabric's; mixed precision pays on a GPU."""
     checkpoint_seconds: int = 120
