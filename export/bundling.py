@@ -258,7 +258,7 @@ def _run(meta: dict[str, Any]) -> dict[str, Any]:
         "pretrained": Path(config["model"]["weights"]).name,
         "seed": config["seed"],
         "averaged": meta.get("averaged", []),
-        **({"plus": meta["plus"]} if "plus" in meta else {}),
+        "plus": meta.get("plus", []),
         "stages": {stage["name"]: stage for stage in config["stage"]},
         "history": {
             f"{entry['stage']} {entry['epoch']}": {"tune_cider": entry["tune_cider"], "time": entry["time"]}

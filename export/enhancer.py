@@ -211,6 +211,7 @@ def provenance(checkpoint: Checkpoint) -> dict[str, Any]:
         "features": {"network": config.features.network, "weights": Path(config.features.weights).name},
         "seed": config.seed,
         "averaged": checkpoint.meta.get("averaged", []),
+        "plus": checkpoint.meta.get("plus", []),
         "blended": checkpoint.meta.get("blended", []),
         "stages": {stage["name"]: stage for stage in table["stage"]},
         "history": {

@@ -222,8 +222,7 @@ class Captioner:
             OptionError: ``batch`` or ``color`` has no meaning.
             EngineError: the device failed, or the captioner is closed.
         """
-        if not isinstance(batch, int) or not 1 <= batch <= 1024:
-            raise OptionError(f"batch is {batch!r}; expected 1 to 1024, a whole number")
+        check_batch(batch)
         return self._each(images, options or self._options, color, batch)
 
     def _each(
@@ -368,6 +367,16 @@ class Captioner:
 
         close = difflib.get_close_matches(word.lower(), self.bundle.vocabulary.tokens, n=3, cutoff=0.7)
         return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def check_batch(batch: int) -> None:
+    """Refuses what is no number of images to caption together.
+
+    Raises:
+        OptionError: it is no whole number from 1 to 1024.
+    """
+    if not isinstance(batch, int | np.integer) or not 1 <= batch <= 1024:
+        raise OptionError(f"batch is {batch}; expected 1 to 1024, a whole number")
 
 
 def _impossible(options: SearchOptions) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from camscribe.runtime.bundle import Bundle, content_sha256
-from camscribe.runtime.captioner import Captioner
+from camscribe.runtime.captioner import Captioner, check_batch
 from camscribe.runtime.commands.arguments import ensemble_of
 from camscribe.runtime.errors import DataError, OptionError, SourceError
 from camscribe.runtime.guided.options import OwnChanges
@@ -209,8 +209,7 @@ def _caption_by_checkpoint(
         raise OptionError(f"{' and '.join(guided)}: a bundle's search can do that, a checkpoint's cannot: export it")
     if device.precision not in (None, "float32"):
         raise OptionError(f"precision is {device.precision!r}; a checkpoint has only float32: export it for others")
-    if not 1 <= batch <= 1024:
-        raise OptionError(f"batch is {batch}; expected 1 to 1024")
+    check_batch(batch)
     if device.threads is not None:
         if device.threads < 1:
             raise OptionError(f"threads is {device.threads}; expected 1 or more")

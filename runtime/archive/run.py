@@ -31,7 +31,7 @@ from camscribe.runtime.archive.worker import (
     try_captioner,
 )
 from camscribe.runtime.bundle import Bundle
-from camscribe.runtime.captioner import BATCH
+from camscribe.runtime.captioner import BATCH, check_batch
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend
 from camscribe.runtime.search import SearchChanges
@@ -105,8 +105,7 @@ def archive(
         BundleError, EngineError: the captioner cannot be used, or Ray is missing or does not answer.
         SinkError: the disk is full; what was done before is kept.
     """
-    if not 1 <= batch <= 1024:
-        raise OptionError(f"batch is {batch}; expected 1 to 1024")
+    check_batch(batch)
     for name, value in (("workers", cluster.workers), ("threads", cluster.threads)):
         if value is not None and not 1 <= value <= 4096:
             raise OptionError(f"{name} is {value}; expected 1 to 4096")

@@ -64,23 +64,23 @@ def average(paths: Sequence[Path], plus: Sequence[Path] | None = None) -> Checkp
                 f"{path}: is of another model or vocabulary than {paths[0]}; average checkpoints of one run"
             )
     count = len(paths) - len(plus or ())
-    made = {f"model.{name}": _mean([tensors[name] for tensors in weights[:count]]) for name in weights[0]}
+    made = {
+        f"model.{name}": _mean(
+            [tensors[name] for tensors in weights[:count]], *(tensors[name] for tensors in weights[count:])
+        )
+        for name in weights[0]
+    }
     parts = [_named(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
-    said = {name: value for name, value in checkpoints[count - 1].meta.items() if name != "schema"}
-    meta = {**said, "averaged": parts[:count]}
-    if plus:
-        before, after = weights[count:]
-        for name, value in made.items():
-            if value.is_floating_point():
-                bare = name.removeprefix("model.")
-                made[name] = value + (after[bare] - before[bare])
-        meta["plus"] = parts[count:]
-    return Checkpoint(made, meta)
+    said = {name: value for name, value in checkpoints[count - 1].meta.items() if name not in ("schema", "plus")}
+    return Checkpoint(made, {**said, "averaged": parts[:count], **({"plus": parts[count:]} if plus else {})})
 
 
-def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean; of bytes (a detector's file) the first."""
-    return torch.stack(list(tensors)).mean(dim=0) if tensors[0].is_floating_point() else tensors[0]
+def _mean(tensors: Sequence[torch.Tensor], *change: torch.Tensor) -> torch.Tensor:
+    """The mean, plus what lies between the two tensors of a change; of bytes (a detector's file) the first."""
+    if not tensors[0].is_floating_point():
+        return tensors[0]
+    mean = torch.stack(list(tensors)).mean(dim=0)
+    return mean + (change[1] - change[0]) if change else mean
 
 
 def _named(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
