@@ -8,7 +8,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +34,8 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import BATCH, check_batch
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend
-from camscribe.runtime.search import SearchChanges
+from camscribe.runtime.guided.options import GuidedChanges, GuidedOptions
+from camscribe.runtime.search import SearchOptions
 from camscribe.runtime.threads import physical_cores
 
 UNIT_BATCHES = 16
@@ -80,7 +81,7 @@ def archive(
     bundle: Path | None = None,
     backend: Backend = "auto",
     precision: str | None = None,
-    search: SearchChanges | None = None,
+    search: GuidedChanges | None = None,
     ban: tuple[str, ...] = (),
     batch: int = BATCH,
     retry: bool = False,
@@ -111,7 +112,8 @@ def archive(
             raise OptionError(f"{name} is {value}; expected 1 to 4096")
     progress = progress or Progress()
     search = search or {}
-    Bundle.load(bundle).manifest.search.override(ban=None, **search)  # what is wrong here needs no worker to tell
+    # What is wrong here needs no worker to tell.
+    GuidedOptions(**vars(Bundle.load(bundle).manifest.search)).override(ban=None, **search)
     ray = _import_ray()
     found = find(source)
     job = Job(
@@ -138,7 +140,13 @@ def archive(
             "precision": job.precision,
             "camscribe": __version__,
         }
-        options = {name: value for name, value in asdict(trial["options"]).items() if name != "poll"}
+        # What a guided search has besides is only named where it is used, so that tables without it can go on.
+        own = {field.name for field in fields(GuidedOptions)} - {field.name for field in fields(SearchOptions)}
+        options = {
+            name: value
+            for name, value in asdict(trial["options"]).items()
+            if name != "poll" and not (name in own and value == getattr(GuidedOptions, name))
+        }
         settings = {
             "input": shown(os.path.abspath(source)),  # noqa: PTH100 - as above
             "bundle_sha256": job.bundle_sha256,

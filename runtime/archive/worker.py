@@ -25,10 +25,11 @@ from camscribe.runtime.errors import BundleError, CamscribeError, SourceError
 from camscribe.runtime.executor import Backend
 from camscribe.runtime.images import Photo, decode
 from camscribe.runtime.pixels import reduce
-from camscribe.runtime.search import SearchChanges, SearchOptions
+from camscribe.runtime.search import SearchOptions
 
 if TYPE_CHECKING:
     from camscribe.runtime.caption import Caption
+    from camscribe.runtime.guided.options import GuidedChanges
 
 TRIES = 2
 """Times that a unit may end its worker process before it is given up."""
@@ -52,7 +53,7 @@ class Job:
     precision: str | None
     threads: int
     batch: int
-    search: SearchChanges
+    search: GuidedChanges
     ban: tuple[str, ...]
 
     def load(self) -> Captioner:

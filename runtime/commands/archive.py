@@ -17,6 +17,7 @@ from camscribe.runtime.commands.arguments import (
     add_search_arguments,
     search_changes,
 )
+from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=r"ray\.")
+    changes = {**search_changes(options), **guided_changes(options)}
     progress = TerminalProgress(verbose=options.verbose)
     try:
         summary = archive(
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
             bundle=options.bundle,
             backend=options.backend,
             precision=options.precision,
-            search={name: value for name, value in search_changes(options).items() if value is not None},  # type: ignore[arg-type]
+            search={name: value for name, value in changes.items() if value is not None},  # type: ignore[arg-type]
             ban=tuple(options.ban),
             batch=options.batch,
             retry=options.retry_failed,
@@ -82,6 +84,7 @@ def _parser() -> Parser:
     search.add_argument(
         "--batch", type=int, default=BATCH, metavar="B", help=f"images captioned together (default: {BATCH})"
     )
+    add_guided_arguments(parser)
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument(
         "--address", metavar="HOST:PORT", help="a Ray cluster (default: RAY_ADDRESS, else this machine alone)"

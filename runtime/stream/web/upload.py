@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from camscribe.runtime.stream.web.messages import made_by
 from camscribe.runtime.stream.web.responses import problem, reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from aiohttp import web
 
@@ -26,14 +27,32 @@ MAX_S = 20.0
 MAX_WAITING = 4
 """Images that wait for the captioner, or are captioned; more are refused, so that the stream gets its turn."""
 
-_OPTIONS: Mapping[str, type[int] | type[float] | type[str]] = {
+
+def _flag(text: str) -> bool:
+    return {"0": False, "1": True}[text]
+
+
+_KINDS: Mapping[Callable[[str], Any], str] = {int: "an integer", float: "a number", str: "a word", _flag: "0 or 1"}
+_OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "beams": int,
     "nbest": int,
     "min_words": int,
     "max_words": int,
     "length_penalty": float,
     "stop": str,
+    "length_rule": str,
+    "no_repeat": int,
+    "no_bad_endings": _flag,
+    "groups": int,
+    "diversity": float,
+    "sample": _flag,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "seed": int,
+    "attention": _flag,
 }
+_LISTS = ("ban", "contain")
 
 
 class _RefusedError(Exception):
@@ -87,7 +106,7 @@ class Upload:
     def _options(self, request: web.Request) -> tuple[SearchOptions, bool]:
         """The search that the query asks for, where it says nothing the bundle's; and whether attention is wanted."""
         query = request.query
-        known = (*_OPTIONS, "ban", "attention", "token")
+        known = (*_OPTIONS, *_LISTS, "token")
         unknown = [name for name in query if name not in known]
         if unknown:
             raise OptionError(f"{unknown[0]!r:.50} is not an option; expected {', '.join(known[:-1])}")
@@ -96,13 +115,12 @@ class Upload:
             if name in query:
                 try:
                     changes[name] = kind(query[name])
-                except ValueError as error:
-                    what = "an integer" if kind is int else "a number"
-                    raise OptionError(f"{name} is {query[name]!r:.50}; expected {what}") from error
-        attention = query.get("attention", "0")
-        if attention not in ("0", "1"):
-            raise OptionError(f"attention is {attention!r:.50}; expected 0 or 1")
-        return self._hub.control.captioner.options(query.getall("ban", []), **changes), attention == "1"
+                except (ValueError, KeyError) as error:
+                    raise OptionError(f"{name} is {query[name]!r:.50}; expected {_KINDS[kind]}") from error
+        attention = changes.pop("attention", False)
+        if "contain" in query:
+            changes["contain"] = tuple(query.getall("contain"))
+        return self._hub.control.captioner.options(query.getall("ban", []), **changes), attention
 
     def _work(self, content: bytes, options: SearchOptions, attention: bool) -> dict[str, Any]:
         captioner = self._hub.control.captioner

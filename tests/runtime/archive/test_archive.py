@@ -166,6 +166,36 @@ def test_captions_are_those_of_the_captioner(
     assert len(pq.read_table(out)) == len(found)
 
 
+def test_a_guided_search_is_that_of_the_captioner_and_goes_on_as_it_was_begun(
+    tmp_path: Path, archive: Run, toy_bundle: Bundle, photo: Photo
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(4):
+        (photos / f"{index}.png").write_bytes(photo(index))
+    guided = ("--sample", "--temperature", 2, "--seed", 5, "--no-repeat", 2, "--contain", "word4")
+    out = tmp_path / "captions.parquet"
+    assert "sample and contain do not go together" in archive(photos, "--out", out, *guided)[2]
+    assert not out.exists()
+
+    for chosen, wanted in (
+        (guided[:-2], {"sample": True, "temperature": 2.0, "seed": 5, "no_repeat": 2}),
+        (guided[-4:], {"no_repeat": 2, "contain": ("word4",)}),
+    ):
+        out = tmp_path / f"{len(chosen)}.parquet"
+        status, _, errors = archive(photos, "--out", out, *chosen)
+        assert status == 0, errors
+        with Captioner.load(toy_bundle.path, "cpu", threads=1) as captioner:
+            for name, row in rows_of(out).items():
+                assert_equal(row, captioner.caption(str(photos / name), **wanted))  # type: ignore[arg-type]
+        (photos / "4.png").write_bytes(photo(4))
+        assert archive(photos, "--out", out, *chosen)[0] == 0  # what is new
+        status, _, errors = archive(photos, "--out", out)
+        assert status == 2
+        assert "was begun with " in errors
+        assert "no_repeat 2 (now null)" in errors
+
+
 def test_what_is_new_is_added_and_what_failed_tried_again_when_asked(
     tmp_path: Path, archive: Run, photo: Photo
 ) -> None:

@@ -261,6 +261,10 @@ async def _captioned(served: Served, count: int) -> bool:
 def test_an_image_is_captioned_as_by_the_library(serve: Serve, toy_captioner: Captioner) -> None:
     image = png()
     expected = toy_captioner.caption(Image.open(io.BytesIO(image)), beams=4, nbest=2).to_dict()
+    wanted = ("word4", "word5|word6")
+    guided = toy_captioner.caption(
+        Image.open(io.BytesIO(image)), contain=wanted, no_repeat=1, nbest=2, length_rule="gnmt"
+    ).to_dict()
 
     async def check(session: Any) -> None:
         form = aiohttp.FormData({"note": "a field before it"})
@@ -276,6 +280,10 @@ def test_an_image_is_captioned_as_by_the_library(serve: Serve, toy_captioner: Ca
             assert not {"word4", "word5"} & set(found["words"])
             assert len(found["words"]) >= 2
             assert len(found["attention"]) == len(found["words"])
+        query = "contain=word4&contain=word5|word6&no_repeat=1&no_bad_endings=0&nbest=2&length_rule=gnmt"
+        async with session.post(f"/caption?{query}", data=image) as answer:
+            found = await answer.json()
+            assert found["hypotheses"] == json.loads(json.dumps(guided["hypotheses"]))
 
     serve().visit(check)
 
@@ -308,7 +316,10 @@ def test_what_cannot_be_captioned_is_refused_in_one_line(serve: Serve) -> None:
             ("?length_penalty=nan", image, "length_penalty is nan"),
             ("?beem=3", image, "'beem' is not an option"),
             ("?ban=zebra", image, "ban has 'zebra'"),
-            ("?attention=yes", image, "attention is 'yes'"),
+            ("?attention=yes", image, "attention is 'yes'; expected 0 or 1"),
+            ("?sample=2", image, "sample is '2'; expected 0 or 1"),
+            ("?contain=zebra", image, "contain has 'zebra'"),
+            ("?temperature=2", image, "temperature without sample"),
         ):
             async with session.post(f"/caption{query}", data=body) as answer:
                 found = await answer.json()
