@@ -20,7 +20,7 @@ from camscribe.runtime.caption import Caption, Sentence, Timings
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
 from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
-from camscribe.runtime.pixels import Pixels, in_whole_image, opencv, reduce
+from camscribe.runtime.pixels import Pixels, PixelSpec, in_whole_image, opencv, reduce
 from camscribe.runtime.search import Floats, Hypothesis, SearchOptions
 
 if TYPE_CHECKING:
@@ -45,13 +45,15 @@ class Captioner:
     Use it as a context manager, or ``close`` it, to give its memory back early.
     """
 
-    def __init__(self, bundle: Bundle, executor: Executor, choice: Choice) -> None:
+    def __init__(self, bundle: Bundle, executor: Executor, choice: Choice, others: Sequence[Bundle] = ()) -> None:
+        """Takes what ``load`` has opened; ``others`` are an ensemble's further bundles, in its executor's order."""
         self.bundle = bundle
         self.choice = choice
         """Backend and precision taken, with the reasons."""
         self._executor: Executor | None = executor
         self._lock = threading.Lock()
         self._options = bundle.manifest.search
+        self._specs = tuple(each.manifest.pixels for each in (bundle, *others))
         self._small: SmallImages | None = None
         self._biases: dict[tuple[str, ...], Floats] = {}
 
@@ -93,13 +95,15 @@ class Captioner:
         opened: list[tuple[Bundle, Executor, Choice]] = []
         try:
             opened.extend(open_executor(folder, backend, precision, threads) for folder in folders)
-            check_alike([bundle for bundle, _, _ in opened])
+            bundles = [bundle for bundle, _, _ in opened]
+            check_alike(bundles)
         except BaseException:
             for _, executor, _ in opened:
                 executor.close()
             raise
         bundle, _, choice = opened[0]
-        return cls(bundle, EnsembleExecutor([executor for _, executor, _ in opened], bundle.vocabulary.end_id), choice)
+        ensemble = EnsembleExecutor([executor for _, executor, _ in opened], bundle.vocabulary.end_id)
+        return cls(bundle, ensemble, choice, bundles[1:])
 
     @overload
     def caption(
@@ -252,23 +256,25 @@ class Captioner:
         self.close()
 
     def _prepare(self, image: ImageLike, color: Color | None) -> _Prepared:
-        spec = self.bundle.manifest.pixels
+        specs = dict.fromkeys(self._specs)
         start = perf_counter()
         if is_on_gpu(image):
             from camscribe.runtime.cuda.arrays import device_image
 
             on_device = device_image(image, color)
-            return _Prepared(on_device, perf_counter() - start, 0.0, (on_device.height, on_device.width))
+            return _Prepared(
+                dict.fromkeys(specs, on_device), perf_counter() - start, 0.0, (on_device.height, on_device.width)
+            )
         # Twice the size leaves the area filter enough to give the same picture.
-        pixels = as_rgb(image, color, at_least=2 * max(spec.height, spec.width))
+        pixels = as_rgb(image, color, at_least=2 * max(max(spec.height, spec.width) for spec in specs))
         read = perf_counter()
         enhance_ms = 0.0
         if self._small is not None:
             pixels, enhance_ms = self._small(pixels)
         enhanced = perf_counter()
         size = (pixels.shape[0], pixels.shape[1])
-        pixels = reduce(pixels, spec)
-        return _Prepared(pixels, read - start, perf_counter() - enhanced, size, enhance_ms)
+        reduced: dict[PixelSpec, Pixels | DeviceImage] = {spec: reduce(pixels, spec) for spec in specs}
+        return _Prepared(reduced, read - start, perf_counter() - enhanced, size, enhance_ms)
 
     def _prepare_or_error(self, image: ImageLike, color: Color | None) -> _Prepared | SourceError:
         try:
@@ -277,9 +283,7 @@ class Captioner:
             return error
 
     def _caption_batch(self, items: list[_Prepared], options: SearchOptions) -> list[Caption]:
-        images = [item.pixels for item in items]
-        arrays = [image for image in images if isinstance(image, np.ndarray)]
-        pixels = images if len(arrays) < len(images) else arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+        pixels = {spec: _together([item.pixels[spec] for item in items]) for spec in items[0].pixels}
         bias = self._bias(options.ban)
         with self._lock:
             if self._executor is None:
@@ -288,7 +292,12 @@ class Captioner:
                 start = perf_counter()
                 guide = self._guide(options, len(items))
                 try:
-                    self._executor.encode(pixels, options if guide is None else guide.executor_options, bias)
+                    told = options if guide is None else guide.executor_options
+                    if len(pixels) == 1:
+                        self._executor.encode(pixels[self._specs[0]], told, bias)
+                    else:
+                        # Of an ensemble whose bundles want images of several sizes.
+                        self._executor.encode_each([pixels[spec] for spec in self._specs], told, bias)  # type: ignore[attr-defined]
                     encoded = perf_counter()
                     found = search(self._executor, options, guide)
                     decoded = perf_counter()
@@ -379,6 +388,14 @@ def check_batch(batch: int) -> None:
         raise OptionError(f"batch is {batch}; expected 1 to 1024, a whole number")
 
 
+def _together(images: list[Pixels | DeviceImage]) -> Pixels | list[Pixels | DeviceImage]:
+    """One array, where none of the images is on a GPU."""
+    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    if len(arrays) < len(images):
+        return images
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+
+
 def _impossible(options: SearchOptions) -> str:
     """Why a search found nothing at all."""
     wanted = getattr(options, "contain", ())
@@ -396,9 +413,9 @@ def _import_libraries() -> None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A reduced image, and what it cost."""
+    """An image reduced to each size that is wanted of it, and what that cost."""
 
-    pixels: Pixels | DeviceImage
+    pixels: dict[PixelSpec, Pixels | DeviceImage]
     read_s: float
     reduce_s: float
     size: tuple[int, int]

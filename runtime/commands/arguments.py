@@ -41,8 +41,8 @@ def add_ensemble_argument(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="another bundle with the same words, whose probabilities are averaged in (Rennie et al. 2017); may be "
-        "given many times",
+        help="another bundle with the same words, of any image size, whose probabilities are averaged in (Rennie et "
+        "al. 2017); may be given many times",
     )
 
 

@@ -42,8 +42,17 @@ class EnsembleExecutor:
 
     def encode(self, images: Pixels | Sequence[Pixels | DeviceImage], options: SearchOptions, bias: Floats) -> None:
         """See ``Executor``."""
-        for executor in self._executors:
-            executor.encode(images, options, bias)
+        self.encode_each([images] * len(self._executors), options, bias)
+
+    def encode_each(
+        self,
+        images: Sequence[Pixels | Sequence[Pixels | DeviceImage]],
+        options: SearchOptions,
+        bias: Floats,
+    ) -> None:
+        """``encode`` of the same images in the size that each executor wants."""
+        for executor, own in zip(self._executors, images, strict=True):
+            executor.encode(own, options, bias)
         self._bias, self._min_words, self.seconds = bias, options.min_words, 0.0
 
     def step(self) -> None:
@@ -102,11 +111,9 @@ def check_alike(bundles: Sequence[Bundle]) -> None:
     """Refuses bundles that cannot caption together.
 
     Raises:
-        BundleError: they have other words, or want other pixels.
+        BundleError: they have other words.
     """
     first = bundles[0]
     for other in bundles[1:]:
         if other.vocabulary.tokens != first.vocabulary.tokens:
             raise BundleError(f"{other.path}: has other words than {first.path}; an ensemble needs one vocabulary")
-        if other.manifest.pixels != first.manifest.pixels:
-            raise BundleError(f"{other.path}: wants other pixels than {first.path}; an ensemble needs one input size")
