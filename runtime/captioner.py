@@ -46,14 +46,15 @@ class Captioner:
     """
 
     def __init__(self, bundle: Bundle, executor: Executor, choice: Choice, others: Sequence[Bundle] = ()) -> None:
-        """Takes what ``load`` has opened; ``others`` are an ensemble's further bundles, in its executor's order."""
         self.bundle = bundle
+        self.bundles = (bundle, *others)
+        """The one it has, or those of an ensemble, in the order of its executors."""
         self.choice = choice
         """Backend and precision taken, with the reasons."""
         self._executor: Executor | None = executor
         self._lock = threading.Lock()
         self._options = bundle.manifest.search
-        self._specs = tuple(each.manifest.pixels for each in (bundle, *others))
+        self._specs = tuple(each.manifest.pixels for each in self.bundles)
         self._small: SmallImages | None = None
         self._biases: dict[tuple[str, ...], Floats] = {}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from camscribe.runtime.bundle import Bundle, content_sha256
+from camscribe.runtime.bundle import content_sha256
 from camscribe.runtime.captioner import Captioner, check_batch
 from camscribe.runtime.commands.arguments import ensemble_of
 from camscribe.runtime.errors import DataError, OptionError, SourceError
@@ -175,7 +175,7 @@ def _caption_by_bundle(
             for each in found
         )
         by_image, unreadable, seconds = _collect(images, results)
-        bundle, choice = captioner.bundle, captioner.choice
+        (bundle, *others), choice = captioner.bundles, captioner.choice
     about: dict[str, Any] = {
         "kind": "bundle",
         "name": bundle.manifest.name,
@@ -183,10 +183,8 @@ def _caption_by_bundle(
         "backend": choice.backend,
         "precision": choice.precision,
     }
-    if ensemble:
-        about["ensemble"] = [
-            {"name": Bundle.load(path).manifest.name, "sha256": content_sha256(path)} for path in ensemble
-        ]
+    if others:
+        about["ensemble"] = [{"name": other.manifest.name, "sha256": content_sha256(other.path)} for other in others]
     return Captions(by_image, unreadable, about, asdict(options), bundle.vocabulary, seconds)
 
 
