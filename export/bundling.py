@@ -44,6 +44,20 @@ _DECODERS = {
     "att2in2": "att2in (Rennie et al. 2017, as in ruotianluo's repository)",
     "show_attend_tell": "soft attention (Xu et al. 2015, as in ruotianluo's repository)",
 }
+_OF_TRANSFORMERS = {"layers", "heads", "window"}
+_OF_REGIONS = {
+    "detector",
+    "detector_side",
+    "detector_classes",
+    "proposals",
+    "regions",
+    "min_regions",
+    "region_threshold",
+    "region_overlap",
+    "cells",
+    "feature_width",
+}
+"""Keys of the configuration that mean nothing to other models, and are not told of them."""
 
 Figures = dict[str, dict[str, Any]]
 
@@ -206,7 +220,9 @@ def _architecture(checkpoint: Checkpoint) -> dict[str, Any]:
     if members:
         kept = {key: value for key, value in kept.items() if key not in members[0]}
     titles = [_DECODERS[each["decoder"]] for each in members or [model]]
-    made = {**kept, "decoder": " + ".join(titles), "detector": Path(model["detector"]).name}
+    made = {**_used(kept), "decoder": " + ".join(titles)}
+    if "detector" in made:
+        made["detector"] = Path(model["detector"]).name
     made["parameters"] = {
         "encoder": _numbers(tensors) - _numbers(tensors, "decoder."),
         "decoder": _numbers(tensors, "decoder."),
@@ -214,13 +230,23 @@ def _architecture(checkpoint: Checkpoint) -> dict[str, Any]:
     if members:
         made["members"] = {
             str(number): {
-                **member,
+                **_used(member),
                 "decoder": titles[number],
                 "parameters": _numbers(tensors, f"decoder.members.{number}."),
             }
             for number, member in enumerate(members)
         }
     return made
+
+
+def _used(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's table of a model, or of an ensemble's member, without what only other models have."""
+    idle: set[str] = set()
+    if table.get("encoder") == "grid":
+        idle |= _OF_REGIONS
+    if "decoder" in table:
+        idle |= {"attention_width"} if table["decoder"] == "transformer" else _OF_TRANSFORMERS
+    return {key: value for key, value in table.items() if key not in idle}
 
 
 def _numbers(tensors: Mapping[str, Tensor], prefix: str = "") -> int:

@@ -155,4 +155,6 @@ def _groups(entry: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[s
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {_cell(item)}" for key, item in value.items())
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -237,4 +237,7 @@ def test_info_shows_the_members_with_their_parameters(made: Made, capsys: pytest
         count = sum(value.numel() for value in member.parameters())
         assert made.bundle.manifest.architecture["members"][str(number)]["parameters"] == count
         assert str(count) in said
+    members = made.bundle.manifest.architecture["members"]
+    assert ["heads" in members[number] for number in "012"] == [False, False, True], "only what its decoder has"
+    assert "region_overlap" not in said, "there is no detector"
     assert '"/' not in str(made.bundle.manifest.provenance).replace("'", '"'), "a path of the machine it was made on"
