@@ -24,10 +24,12 @@ from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.pixels import PixelSpec
 from camscribe.runtime.search import SearchOptions
 from camscribe.train.checkpoint import Checkpoint
+from camscribe.train.ranges import MODEL
 
 _NEW = (
     "name",
     "parity_images",
+    "no_repeat",
     "no_fp16",
     "no_int8",
     "gan",
@@ -54,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     quality = _quality(options.quality)
     if options.ranges is not None:
         make_folder(options.ranges.parent, "--ranges")
+    if options.no_repeat is not None:
+        checkpoint.meta["config"]["model"]["no_repeat"] = options.no_repeat
     config = checkpoint.config
     if config.model.encoder == "features":
         raise OptionError(
@@ -118,6 +122,8 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError("--ranges shows the numbers of half-precision graphs; leave out --no-fp16, or it")
     if options.no_int8 and (options.int8_encoder or options.cpu_precision == "int8"):
         raise OptionError("--no-int8 writes no int8 graphs; leave out --int8-encoder and --cpu-precision int8, or it")
+    if options.no_repeat is not None and not MODEL["no_repeat"].holds(options.no_repeat):
+        raise OptionError(f"--no-repeat is {options.no_repeat}; expected {MODEL['no_repeat']}")
     if options.checkpoint is None or options.out is None:
         raise OptionError("expected a checkpoint and --out BUNDLE; see camscribe export --help")
 
@@ -218,6 +224,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="photographs that show int8 graphs the range of their numbers, and that graphs are compared on "
         "(default: the training data)",
+    )
+    parser.add_argument(
+        "--no-repeat",
+        type=int,
+        metavar="N",
+        help="build into the decoder that no N words in a row are said twice (Paulus et al. 2017, with 3), which takes "
+        "less time than the option of camscribe caption (default: as it was trained)",
     )
     parser.add_argument("--no-fp16", action="store_true", help="write no half-precision graphs")
     parser.add_argument("--no-int8", action="store_true", help="write no int8 graphs")

@@ -56,10 +56,10 @@ class Captioner(nn.Module):
         """The backbone's features [B, C, h, w] and regions, which of them there are -> memory and initial states."""
         positions = self.positions(grid, found)
         if positions is not None:
-            return self.decoder.memory(positions.features, positions.hidden)
+            return self.decoder.start(positions.features, positions.hidden)
         if grid is None:
             raise ValueError("neither a grid nor regions to read")
-        return self.decoder.memory(grid.flatten(2).transpose(1, 2))
+        return self.decoder.start(grid.flatten(2).transpose(1, 2))
 
     def positions(self, grid: Tensor | None, found: Regions | None) -> Positions | None:
         """What the decoder attends to; None where that is the grid itself."""

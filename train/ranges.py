@@ -39,6 +39,7 @@ MODEL = {
     "attention_width": _FROM_ONE,
     "state_width": _FROM_ONE,
     "embedding_width": _FROM_ONE,
+    "no_repeat": Range(0, 20),
     "dropout": _LESS_THAN_ALL,
 }
 STAGE = {

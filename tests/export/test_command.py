@@ -13,6 +13,7 @@ import pytest
 from camscribe.export import bundling
 from camscribe.export.command import main
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.captioner import Captioner
 from camscribe.runtime.errors import BundleError, CamscribeError, DataError, EngineError, OptionError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -50,6 +51,35 @@ def test_a_bad_checkpoint_is_one_line(tmp_path: Path, content: bytes | None) -> 
         main([str(path), "--out", str(tmp_path / "bundle")])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_decoder_that_repeats_nothing_says_what_the_host_would_let_it(
+    checkpoint: Path, bundle: Bundle, tmp_path: Path, size: int
+) -> None:
+    out = tmp_path / "bundle"
+    images = ["--calibration", str(EXAMPLES), "--parity-images", str(EXAMPLES)]
+    assert main([str(checkpoint), "--out", str(out), "--no-repeat", str(size), "--no-fp16", "--no-int8", *images]) == 0
+    photographs = sorted(EXAMPLES.glob("*.jpg"))
+    banned = False
+    with (
+        Captioner.load(out, "cpu", "float32", 1) as built,
+        Captioner.load(bundle.path, "cpu", "float32", 1) as plain,
+    ):
+        for beams in (1, 3):
+            mine = built.caption(photographs, beams=beams, max_words=12)
+            theirs = plain.caption(photographs, beams=beams, max_words=12, no_repeat=size)
+            assert [caption.words for caption in mine] == [caption.words for caption in theirs]
+            assert [caption.score for caption in mine] == pytest.approx([caption.score for caption in theirs])
+            free = plain.caption(photographs, beams=beams, max_words=12)
+            banned = banned or [caption.words for caption in mine] != [caption.words for caption in free]
+    assert banned, "else nothing was there to be said twice"
+
+
+@pytest.mark.parametrize("size", ["-1", "21"])
+def test_a_number_of_words_that_has_no_meaning_is_one_line(checkpoint: Path, tmp_path: Path, size: str) -> None:
+    with pytest.raises(OptionError, match=f"--no-repeat is {size}; expected 0 to 20"):
+        main([str(checkpoint), "--out", str(tmp_path / "bundle"), "--no-repeat", size])
 
 
 def test_a_full_disk_leaves_nothing_behind(checkpoint: Path, tmp_path: Path) -> None:

@@ -92,7 +92,14 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     changes: dict[str, object] = {"decoder": decoder}
     if encoder:
         changes |= {"encoder": "regions", "detector": str(folder / "detector.onnx"), "detector_classes": 3}
-        changes |= {"regions": 6, "min_regions": 2, "cells": decoder == "transformer", "region_threshold": 0.6}
+        # Those with regions, in all precisions, so that a state of whole numbers goes through everything too.
+        changes |= {
+            "no_repeat": 2,
+            "regions": 6,
+            "min_regions": 2,
+            "cells": decoder == "transformer",
+            "region_threshold": 0.6,
+        }
         _write_detector(folder / "detector.onnx", side=96, classes=3)
     validation = {"beams": 3, "max_words": 9}
     table = {"data": {"root": "nowhere"}, "model": {**MODEL, **changes}, "validation": validation}

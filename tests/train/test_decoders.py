@@ -37,15 +37,17 @@ def _grid(images: int = 2) -> Tensor:
     return torch.randn(images, 12, GRID, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("deep_output", [True, False])
+@pytest.mark.parametrize(("deep_output", "no_repeat"), [(True, 0), (False, 0), (True, 2)])
 @pytest.mark.parametrize("name", ALL)
-def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool) -> None:
-    decoder = _decoder(name, deep_output=deep_output, no_stutter=True)
-    tokens = torch.randint(0, WORDS, (2, 3, 7))
+def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool, no_repeat: int) -> None:
+    decoder = _decoder(name, deep_output=deep_output, no_stutter=True, no_repeat=no_repeat)
+    tokens = torch.randint(1, WORDS, (2, 3, 7))  # <pad> is never said
+    if no_repeat:
+        tokens[:, :, 4:] = tokens[:, :, :3]
     with torch.no_grad():
-        memory, first = decoder.memory(_grid())
+        memory, first = decoder.start(_grid())
         parts, attention = decoder.unroll(memory, first, tokens)
-        together = decoder.log_prob(tokens, parts)
+        together = decoder.without_repeats_in(tokens, decoder.log_prob(tokens, parts))
         state = spread(first, 3)
         for position in range(7):
             log_prob, state, seen = decoder.step(tokens[:, :, position], state, memory)
@@ -53,6 +55,17 @@ def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool)
             torch.testing.assert_close(seen, attention[:, :, position], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(attention.sum(dim=3), torch.ones(2, 3, 7))
     assert together[:, :, -1].std(dim=1).max() > 1e-3, "what was said before matters, so that a test can tell"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_what_would_be_said_twice_is_banned_and_nothing_else(size: int) -> None:
+    decoder = _decoder("soft_attention", no_repeat=size)
+    said = torch.randint(0, 4, (3, 5, 13), generator=torch.Generator().manual_seed(size))
+    banned = decoder.without_repeats(said, torch.zeros(3, 5, WORDS)) < 0
+    for words, found in zip(said.flatten(0, 1).tolist(), banned.flatten(0, 1), strict=True):
+        before = [words[at : at + size] for at in range(len(words) - size + 1)]
+        twice = {word for word in range(WORDS) if [*words[len(words) - size + 1 :], word] in before}
+        assert twice <= set(found.nonzero().flatten().tolist()) <= twice | {words[-1]}, "but for the last word"
 
 
 def test_a_transformer_sees_its_window_of_words_and_no_more() -> None:

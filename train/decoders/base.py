@@ -20,6 +20,10 @@ Memory = dict[str, Tensor]
 State = dict[str, Tensor]
 HIDDEN = -1e4
 """Added to the energy of what may not be attended to; a half-precision number holds it."""
+SAID = "said"
+"""The state of the words said so far, of a decoder that repeats none."""
+_REMEMBERED = 32
+"""How many of them it holds."""
 
 
 class Advance(NamedTuple):
@@ -109,6 +113,15 @@ class Decoder(nn.Module):
         shown = (hidden == 0).to(features.dtype).unsqueeze(2)
         return (features * shown).sum(dim=1) / shown.sum(dim=1)
 
+    def start(self, found: Tensor, hidden: Tensor | None = None) -> tuple[Memory, State]:
+        """Memory and all initial states [B, ...] of images, that of ``step`` itself among them; see ``memory``."""
+        memory, state = self.memory(found, hidden)
+        if self.config.no_repeat:
+            # Zeros, <pad>, which is never said. They depend on the input: an exporter would fix the number of images.
+            zero = found[:, 0, :1].mul(0).to(torch.int32)
+            state = {**state, SAID: zero.expand(-1, _REMEMBERED)}
+        return memory, state
+
     def embed(self, token: Tensor) -> Tensor:
         """Token ids [...] -> [..., E]."""
         embedded: Tensor = self.dropout(self.embedding(token))
@@ -129,18 +142,46 @@ class Decoder(nn.Module):
 
     def step(self, token: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Tensor]:
         """One step from token ids [B, K]: log-probabilities [B, K, V], next states, attention [B, K, P]."""
-        made = self.advance(self.embed(token), state, memory)
-        return self.log_prob(token, made.parts), made.state, made.attention
+        made = self.follow(token, state, memory)
+        log_prob = self.log_prob(token, made.parts)
+        if SAID not in state:
+            return log_prob, made.state, made.attention
+        said = torch.cat([state[SAID][..., 1:], token.to(torch.int32).unsqueeze(-1)], dim=-1)
+        return self.without_repeats(said, log_prob), {**made.state, SAID: said}, made.attention
+
+    def follow(self, token: Tensor, state: State, memory: Memory) -> Advance:
+        """``advance`` from token ids [B, K]."""
+        return self.advance(self.embed(token), state, memory)
 
     def log_prob(self, token: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
         """Log-probabilities [..., V] of what follows the words ``token`` [...], float32."""
         return self.without_stutter(token, torch.log_softmax(self.logits(*parts).float(), dim=-1))
 
     def without_stutter(self, token: Tensor, log_prob: Tensor) -> Tensor:
-        """Log-probabilities [..., V], of which, with ``no_stutter``, that of the word before [...] becomes ``DEAD``."""
-        if self.config.no_stutter:
+        """Log-probabilities [..., V], of which, with ``no_stutter``, that of the word before [...] becomes ``DEAD``;
+        with ``no_repeat`` that is left to ``without_repeats``."""
+        if self.config.no_stutter and not self.config.no_repeat:  # which bans it too
             log_prob = log_prob.scatter(-1, token.unsqueeze(-1).long(), float(DEAD))
         return log_prob
+
+    def without_repeats(self, said: Tensor, log_prob: Tensor) -> Tensor:
+        """Log-probabilities [..., V], of which those become ``DEAD`` whose words would complete ``no_repeat`` words in
+        a row that stand in ``said`` [..., W], the words so far, the last one last."""
+        size, last = self.config.no_repeat, said[..., -1:]
+        windows = said.shape[-1] - size + 1
+        # The last word is banned in any case, and so fills the places of a scatter where nothing would be repeated.
+        banned = said[..., size - 1 :] if windows > 0 else last
+        for place in range(size - 1 if windows > 0 else 0):
+            same = said[..., place : place + windows] == said[..., windows + place, None]
+            banned = torch.where(same, banned, last)
+        return log_prob.scatter(-1, banned.long(), float(DEAD))
+
+    def without_repeats_in(self, inputs: Tensor, log_prob: Tensor) -> Tensor:
+        """``without_repeats`` at every word of ``inputs`` [B, K, T], which ``log_prob`` [B, K, T, V] follows."""
+        if not self.config.no_repeat:
+            return log_prob
+        steps = range(inputs.shape[2])
+        return torch.stack([self.without_repeats(inputs[:, :, : t + 1], log_prob[:, :, t]) for t in steps], dim=2)
 
     def unroll(self, memory: Memory, state: State, inputs: Tensor, sampling: float = 0.0) -> Unrolled:
         """Runs over given words.

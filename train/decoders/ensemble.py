@@ -19,7 +19,8 @@ class EnsembleDecoder(Decoder):
     --ensemble`` runs them; on one encoder they say the same words, and pay for the encoder once.
 
     A memory or state ``h`` of member 1 is called ``h.1``; the memory ``mask`` is one for all. The attention is the mean
-    of the members', who all see the same positions. That no word follows itself is the ensemble's rule, no member's.
+    of the members', who all see the same positions. That no word follows itself, or nothing is said twice, is the
+    ensemble's rule, no member's.
 
     Args:
         config: the model's table; ``members`` are those of the decoders.
@@ -67,10 +68,9 @@ class EnsembleDecoder(Decoder):
         parts = tuple(part for each in made for part in each.parts)
         return Advance(parts, after, _mean([each.attention for each in made]))
 
-    def step(self, token: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Tensor]:
+    def follow(self, token: Tensor, state: State, memory: Memory) -> Advance:
         """See ``Decoder``; this is what is exported, so words are not put together to be taken apart again."""
-        made = self._advance([member.embed(token) for member in self.members], state, memory)
-        return self.log_prob(token, made.parts), made.state, made.attention
+        return self._advance([member.embed(token) for member in self.members], state, memory)
 
     def logits(self, word: Tensor, hidden: Tensor, *context: Tensor) -> Tensor:
         """The parts of all members -> log of the mean of their probabilities [..., V], whose softmax these are."""
