@@ -113,7 +113,7 @@ def speed(results: Results) -> list[str]:
     rows = []
     for text, section, name, form in (
         (
-            "a caption, against the tutorial's loop in PyTorch with the same weights and words",
+            "a caption, against the tutorial's loop in PyTorch with the same weights",
             "tutorial",
             "tutorial's loop / caption",
             "{:.1f} times as fast",
