@@ -15,7 +15,7 @@ from camscribe.runtime.pixels import PixelSpec
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.superres.weights import blend, config_of, load_generator
 
-_CAPTIONERS = ("beams", "length_penalty", "max_words", "stop", "ranges", "int8_encoder", "add", "renew")
+_CAPTIONERS = ("beams", "length_penalty", "max_words", "stop", "no_repeat", "ranges", "int8_encoder", "add", "renew")
 
 
 def export(checkpoint: Checkpoint, file: Path, options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -34,8 +34,7 @@ from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.captioner import BATCH, check_batch
 from camscribe.runtime.errors import EngineError, OptionError, SourceError
 from camscribe.runtime.executor import Backend
-from camscribe.runtime.guided.options import GuidedChanges, GuidedOptions
-from camscribe.runtime.search import SearchOptions
+from camscribe.runtime.guided.options import GuidedChanges, GuidedOptions, OwnChanges
 from camscribe.runtime.threads import physical_cores
 
 UNIT_BATCHES = 16
@@ -141,11 +140,10 @@ def archive(
             "camscribe": __version__,
         }
         # What a guided search has besides is only named where it is used, so that tables without it can go on.
-        own = {field.name for field in fields(GuidedOptions)} - {field.name for field in fields(SearchOptions)}
         options = {
             name: value
             for name, value in asdict(trial["options"]).items()
-            if name != "poll" and not (name in own and value == getattr(GuidedOptions, name))
+            if name != "poll" and not (name in OwnChanges.__annotations__ and value == getattr(GuidedOptions, name))
         }
         settings = {
             "input": shown(os.path.abspath(source)),  # noqa: PTH100 - as above

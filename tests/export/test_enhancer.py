@@ -91,6 +91,7 @@ def test_quality_is_recorded_and_wrong_options_are_refused(
         (["export", "--update", bundle, "--gan", str(checkpoint)], "--gan is for a new bundle"),
         (["export", "--update", bundle, "--calibration", str(photographs)], "--update makes no graphs"),
         (["export", str(checkpoint), "--out", bundle, "--beams", "3"], "--beams is a captioner's"),
+        (["export", str(checkpoint), "--out", bundle, "--no-repeat", "2"], "--no-repeat is a captioner's"),
         (["evaluate", bundle, "--data", str(photographs), "--beams", "3"], "--beams is a captioner's"),
         (["evaluate", bundle, "--data", str(photographs), "--split", "dev"], "--split is a captioner's"),
         (["evaluate", bundle, "--data", str(photographs), "--border", "-1"], "--border is -1; expected 0 or more"),
