@@ -137,9 +137,12 @@ def _write_shipped(path: Path) -> None:
 
 
 def _train(kind: str, runs: Path, data: Path) -> None:
+    manifest = Bundle.load(None).manifest
     changes = [
         *KINDS[kind],
-        f"model.backbone={Bundle.load(None).manifest.architecture['backbone']}",
+        f"model.backbone={manifest.architecture['backbone']}",
+        f"model.image_height={manifest.pixels.height}",
+        f"model.image_width={manifest.pixels.width}",
         f"data.root={data.resolve()}",
         f"model.weights={(runs / 'shipped.safetensors').resolve()}",
     ]

@@ -7,7 +7,7 @@ attention anew at each step. Both run by ``session.run`` with NumPy arrays.
 So that it is a well-written version: the step ends in log-probabilities, so that no softmax is left for the host;
 features are spread to all beams once for each image, and fewer beams get a slice of them without a copy; pixels are
 scaled in one pass; states are gathered for the beams that live on, and nothing else is copied. The search is that of
-``host_search``. Sessions are ONNX Runtime's own but for the number of threads; ``exported_tuned`` has our options.
+``host_search``, which also keeps the bundle's ``no_repeat``. Sessions are ONNX Runtime's own but for the number of threads; ``exported_tuned`` has our options.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def open_files(
         open_session(file, device, threads, steps=steps) if tuned else _plain(file, threads)
         for file, steps in zip(files, (False, True), strict=True)
     )
-    backbone = bundle.manifest.architecture["backbone"]
-    return HostSearch(_Exported(encoder, decoder, options.beams, backbone), bundle, options)
+    architecture = bundle.manifest.architecture
+    network = _Exported(encoder, decoder, options.beams, architecture["backbone"])
+    return HostSearch(network, bundle, options, architecture.get("no_repeat", 0))
 
 
 def _plain(file: Path, threads: int) -> Any:

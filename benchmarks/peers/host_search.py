@@ -41,10 +41,11 @@ class HostSearch:
         network: without selection.
         bundle: whose words it says.
         options: ``nbest`` and ``poll`` are ignored.
+        no_repeat: the rule of this name, where the network does not see to it itself; 0 is none.
     """
 
-    def __init__(self, network: Network, bundle: Bundle, options: SearchOptions) -> None:
-        self._network, self._options = network, options
+    def __init__(self, network: Network, bundle: Bundle, options: SearchOptions, no_repeat: int = 0) -> None:
+        self._network, self._options, self._no_repeat = network, options, no_repeat
         self._start, self._end = bundle.manifest.special_tokens.start, bundle.manifest.special_tokens.end
         self._banned = banned_ids(bundle, options)
         self.steps = 0
@@ -60,7 +61,11 @@ class HostSearch:
         last = [self._start]
         for step in range(1, options.max_words + 1):
             self.steps = step
-            best, parents, words = self._rank(self._network.step(last), scores, step, 2 * beams)
+            log_prob = self._network.step(last)
+            if self._no_repeat:
+                for row, sequence in zip(log_prob, sequences, strict=True):
+                    row[_repeats(sequence, self._no_repeat)] = -np.inf
+            best, parents, words = self._rank(log_prob, scores, step, 2 * beams)
             ended = [rank for rank in range(min(beams, len(words))) if words[rank] == self._end]
             complete += [(best[rank] / float(step) ** alpha, sequences[parents[rank]]) for rank in ended]
             going = [rank for rank in range(len(words)) if words[rank] != self._end][:beams]
@@ -94,3 +99,10 @@ class HostSearch:
         chosen, best = chosen[best > _IMPOSSIBLE], best[best > _IMPOSSIBLE]
         parents, words = np.divmod(chosen, log_prob.shape[1])
         return best.tolist(), parents.tolist(), words.tolist()
+
+
+def _repeats(sequence: list[int], size: int) -> list[int]:
+    """Ids that may not follow a sequence: the last word, and what would say ``size`` words in a row again."""
+    runs = len(sequence) - size + 1
+    tail = sequence[runs:] if runs > 0 else sequence
+    return sequence[-1:] + [sequence[at + size - 1] for at in range(runs) if sequence[at : at + size - 1] == tail]

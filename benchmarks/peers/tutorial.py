@@ -6,8 +6,9 @@ best k continuations of the flattened scores, and sets aside what is complete; k
 tutorial's parameter names, so that a state dictionary fits both. Two differences, both in the peer's favour: it runs
 without recording gradients, and takes pixels that already have the encoder's size.
 
-Three things the tutorial lacks and our model may have: a projection of the features, a deep output (Xu et al. 2015,
-eq. 7), and the rule that no word follows itself. All are off unless asked for.
+Four things the tutorial lacks and our model may have: a projection of the features, a deep output (Xu et al. 2015,
+eq. 7), and the rules that no word follows itself and that no n words in a row are said twice. All are off unless asked
+for.
 
 Shapes: s live beams, P grid cells, D feature width, A attention width, H state width, E embedding width, V words.
 """
@@ -159,9 +160,9 @@ class Found:
 class _Beams:
     """What the loop carries from step to step: the live sequences of one image."""
 
-    def __init__(self, decoder: Decoder, grid: Tensor, start_id: int, beams: int) -> None:
+    def __init__(self, decoder: Decoder, grid: Tensor, start_id: int, beams: int, no_repeat: int = 0) -> None:
         _, rows, columns, width = grid.shape
-        self.decoder, self.grid = decoder, (rows, columns)
+        self.decoder, self.grid, self.no_repeat = decoder, (rows, columns), no_repeat
         self.cells = grid.reshape(1, -1, width).expand(beams, rows * columns, width)
         self.words = torch.full((beams, 1), start_id, dtype=torch.long, device=grid.device)
         self.sequences = self.words
@@ -172,6 +173,8 @@ class _Beams:
     def step(self) -> tuple[Tensor, Tensor]:
         """Runs the decoder: log-probabilities of the next word [s, V] and attention [s, rows, columns]."""
         log_prob, weights, self.hidden, self.cell = self.decoder(self.words, self.cells, self.hidden, self.cell)
+        if self.no_repeat:
+            log_prob = log_prob.scatter(1, repeats(self.sequences, self.no_repeat), -torch.inf)
         return log_prob, weights.view(-1, *self.grid)
 
     def extend(self, parents: Tensor, words: Tensor, attention: Tensor) -> None:
@@ -187,17 +190,29 @@ class _Beams:
         self.scores, self.words = scores[indices].unsqueeze(1), words[indices].unsqueeze(1)
 
 
+def repeats(sequences: Tensor, size: int) -> Tensor:
+    """What may not follow sequences [s, t]: the last word, and what would say ``size`` words in a row again, [s, n]."""
+    last = sequences[:, -1:]
+    runs = sequences.size(1) - size + 1
+    if runs <= 0:
+        return last
+    said = sequences.unfold(1, size, 1)
+    again = (said[:, :, :-1] == sequences[:, None, runs:]).all(dim=2)
+    return torch.where(again, said[:, :, -1], last)
+
+
 class Tutorial:
     """The tutorial's captioner: an encoder, a decoder, and its loop, with its own stop rule or with ours.
 
     Args:
         encoder, decoder: put into evaluation mode here.
         start_id, end_id: of the vocabulary.
+        no_repeat: no so many words in a row are said twice, and none follows itself; 0, as in the tutorial, is no rule.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, start_id: int, end_id: int) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, start_id: int, end_id: int, no_repeat: int = 0) -> None:
         self.encoder, self.decoder = encoder.eval(), decoder.eval()
-        self.start_id, self.end_id = start_id, end_id
+        self.start_id, self.end_id, self.no_repeat = start_id, end_id, no_repeat
 
     def to(self, device: str) -> Tutorial:
         """Puts both networks on a device, where the loop then runs, as the original's does."""
@@ -219,7 +234,7 @@ class Tutorial:
             pixels: uint8 [h, w, 3] RGB of the encoder's size.
             beams: k.
         """
-        live = _Beams(self.decoder, self.encode(pixels), self.start_id, beams)
+        live = self._begin(pixels, beams)
         complete: list[tuple[float, list[int], list[Any]]] = []
         for step in range(1, LAST_STEP + 2):
             log_prob, attention = live.step()
@@ -257,7 +272,7 @@ class Tutorial:
             banned: ids of words that may not appear.
         """
         beams, alpha, longest = options.beams, options.length_penalty, options.max_words
-        live = _Beams(self.decoder, self.encode(pixels), self.start_id, beams)
+        live = self._begin(pixels, beams)
         complete: list[tuple[float, float, list[int], list[Any]]] = []
         for step in range(1, longest + 1):
             log_prob, attention = live.step()
@@ -292,6 +307,9 @@ class Tutorial:
             return self._truncated(live, step)
         _, total, tokens, weights = max(complete, key=lambda item: item[0])
         return Found(tuple(tokens[1:-1]), total, False, step, np.asarray(weights[1:-1], np.float32))
+
+    def _begin(self, pixels: npt.NDArray[np.uint8], beams: int) -> _Beams:
+        return _Beams(self.decoder, self.encode(pixels), self.start_id, beams, self.no_repeat)
 
     def _truncated(self, live: _Beams, steps: int) -> Found:
         weights = live.weights[0, 1:].cpu().numpy()

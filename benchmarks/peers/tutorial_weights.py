@@ -23,7 +23,13 @@ from camscribe.benchmarks.peers.tutorial import PIXEL_MEAN, PIXEL_STD, Decoder, 
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 
-_MODEL_DEFAULTS: dict[str, Any] = {"grid": 0, "memory_width": 512, "deep_output": True, "no_stutter": False}
+_MODEL_DEFAULTS: dict[str, Any] = {
+    "grid": 0,
+    "memory_width": 512,
+    "deep_output": True,
+    "no_stutter": False,
+    "no_repeat": 0,
+}
 HALF_FROM = 256
 _TIMM = "timm/"
 """Before the name of a backbone that is timm's."""
@@ -134,12 +140,13 @@ class Weights:
             vocab_size=words,
             encoder_dim=tensors["keys.weight"].shape[1],
             deep_output=model["deep_output"],
-            no_stutter=model["no_stutter"],
+            no_stutter=model["no_stutter"] and not model["no_repeat"],  # which has it too
         )
         decoder.load_state_dict(parts)
         mean, std = pixel_statistics(model["backbone"])
         encoder = Encoder(features, side=model["grid"], project=project, mean=mean, std=std)
-        return Tutorial(encoder, decoder, self.vocabulary.start_id, self.vocabulary.end_id)
+        start_id, end_id = self.vocabulary.start_id, self.vocabulary.end_id
+        return Tutorial(encoder, decoder, start_id, end_id, model["no_repeat"])
 
 
 def split(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def make_endings(decoder: SoftAttentionDecoder, end_id: int, length: int = 8) ->
     decoder.output.bias[0] = -60 * 0.6
 
 
-def deep_checkpoint(path: Path, seed: int, no_stutter: bool = False, words: int = 50) -> Path:
+def deep_checkpoint(path: Path, seed: int, no_stutter: bool = False, no_repeat: int = 0, words: int = 50) -> Path:
     """A checkpoint of camscribe's own kind of model: projected features, deep output, tied embedding."""
     config = Config(
         data=DataConfig(root="none"),
@@ -68,6 +68,7 @@ def deep_checkpoint(path: Path, seed: int, no_stutter: bool = False, words: int 
             state_width=32,
             embedding_width=28,
             no_stutter=no_stutter,
+            no_repeat=no_repeat,
         ),
     )
     with torch.random.fork_rng():
@@ -87,7 +88,8 @@ def deep_checkpoint(path: Path, seed: int, no_stutter: bool = False, words: int 
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``make_checkpoint(kind, seed, grid)``: of kind ``plain``, ``deep`` or ``deep without stutter``, made once."""
+    """``make_checkpoint(kind, seed, grid)``: of kind ``plain``, ``deep``, ``deep without stutter`` or ``deep without repeats``,
+    made once."""
     folder = tmp_path_factory.mktemp("checkpoints")
 
     def make(kind: str, seed: int = 0, grid: int = 0) -> Path:
@@ -96,7 +98,11 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
             if kind == "plain":
                 plain_checkpoint(path, seed, grid)
             else:
-                deep_checkpoint(path, seed, no_stutter=kind == "deep without stutter")
+                rules = {
+                    "no_stutter": kind == "deep without stutter",
+                    "no_repeat": 2 * (kind == "deep without repeats"),
+                }
+                deep_checkpoint(path, seed, **rules)
         return path
 
     return make

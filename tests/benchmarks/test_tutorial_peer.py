@@ -17,7 +17,13 @@ from camscribe.runtime.search import Hypothesis, SearchOptions
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.executor import TorchExecutor
 
-MODELS = [("plain", 0, 0), ("plain", 1, 5), ("deep", 0, 0), ("deep without stutter", 1, 0)]
+MODELS = [
+    ("plain", 0, 0),
+    ("plain", 1, 5),
+    ("deep", 0, 0),
+    ("deep without stutter", 1, 0),
+    ("deep without repeats", 1, 0),
+]
 MakeCheckpoint = Callable[..., Path]
 MakeExecutor = Callable[[Path], TorchExecutor]
 
