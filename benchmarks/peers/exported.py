@@ -7,7 +7,8 @@ attention anew at each step. Both run by ``session.run`` with NumPy arrays.
 So that it is a well-written version: the step ends in log-probabilities, so that no softmax is left for the host;
 features are spread to all beams once for each image, and fewer beams get a slice of them without a copy; pixels are
 scaled in one pass; states are gathered for the beams that live on, and nothing else is copied. The search is that of
-``host_search``, which also keeps the bundle's ``no_repeat``. Sessions are ONNX Runtime's own but for the number of threads; ``exported_tuned`` has our options.
+``host_search``, which also keeps the bundle's ``no_repeat``. Sessions are ONNX Runtime's own but for the number of
+threads; ``exported_tuned`` has our options.
 """
 
 from __future__ import annotations

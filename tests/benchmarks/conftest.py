@@ -88,8 +88,8 @@ def deep_checkpoint(path: Path, seed: int, no_stutter: bool = False, no_repeat: 
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``make_checkpoint(kind, seed, grid)``: of kind ``plain``, ``deep``, ``deep without stutter`` or ``deep without repeats``,
-    made once."""
+    """``make_checkpoint(kind, seed, grid)``: of kind ``plain``, ``deep``, ``deep without stutter`` or ``deep without
+    repeats``, made once."""
     folder = tmp_path_factory.mktemp("checkpoints")
 
     def make(kind: str, seed: int = 0, grid: int = 0) -> Path:

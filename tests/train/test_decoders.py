@@ -61,7 +61,9 @@ def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool,
 def test_what_would_be_said_twice_is_banned_and_nothing_else(size: int) -> None:
     decoder = _decoder("soft_attention", no_repeat=size)
     said = torch.randint(0, 4, (3, 5, 13), generator=torch.Generator().manual_seed(size))
-    banned = decoder.without_repeats(said, torch.zeros(3, 5, WORDS)) < 0
+    log_prob, following = decoder.without_repeats(said[..., :-1], said[..., -1], torch.zeros(3, 5, WORDS))
+    banned = log_prob < 0
+    assert torch.equal(following, said[..., 1:])
     for words, found in zip(said.flatten(0, 1).tolist(), banned.flatten(0, 1), strict=True):
         before = [words[at : at + size] for at in range(len(words) - size + 1)]
         twice = {word for word in range(WORDS) if [*words[len(words) - size + 1 :], word] in before}

@@ -146,8 +146,8 @@ class Decoder(nn.Module):
         log_prob = self.log_prob(token, made.parts)
         if SAID not in state:
             return log_prob, made.state, made.attention
-        said = torch.cat([state[SAID][..., 1:], token.to(torch.int32).unsqueeze(-1)], dim=-1)
-        return self.without_repeats(said, log_prob), {**made.state, SAID: said}, made.attention
+        log_prob, said = self.without_repeats(state[SAID], token.to(torch.int32), log_prob)
+        return log_prob, {**made.state, SAID: said}, made.attention
 
     def follow(self, token: Tensor, state: State, memory: Memory) -> Advance:
         """``advance`` from token ids [B, K]."""
@@ -164,24 +164,38 @@ class Decoder(nn.Module):
             log_prob = log_prob.scatter(-1, token.unsqueeze(-1).long(), float(DEAD))
         return log_prob
 
-    def without_repeats(self, said: Tensor, log_prob: Tensor) -> Tensor:
+    def without_repeats(self, said: Tensor, token: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities [..., V], of which those become ``DEAD`` whose words would complete ``no_repeat`` words in
-        a row that stand in ``said`` [..., W], the words so far, the last one last."""
-        size, last = self.config.no_repeat, said[..., -1:]
-        windows = said.shape[-1] - size + 1
+        a row that were said.
+
+        Args:
+            said: [..., W] words before the last one, the latest last.
+            token: [...] the last word.
+            log_prob: of what follows it.
+
+        Returns:
+            The log-probabilities, and the words that are ``said`` at the next step [..., W].
+        """
+        size, before, last = self.config.no_repeat, said.shape[-1], token.unsqueeze(-1)
+        following = torch.cat([said[..., 1:], last], dim=-1)  # each of said
         # The last word is banned in any case, and so fills the places of a scatter where nothing would be repeated.
-        banned = said[..., size - 1 :] if windows > 0 else last
-        for place in range(size - 1 if windows > 0 else 0):
-            same = said[..., place : place + windows] == said[..., windows + place, None]
-            banned = torch.where(same, banned, last)
-        return log_prob.scatter(-1, banned.long(), float(DEAD))
+        # Of two words in a row all of this is one comparison and one choice, which is what a step's time hangs on.
+        banned = following[..., max(size - 2, 0) :] if size < before + 2 else last
+        for back in range(size - 1 if size < before + 2 else 0):
+            one = said[..., before - back, None] if back else last
+            banned = torch.where(said[..., size - 2 - back : before - back] == one, banned, last)
+        return log_prob.scatter(-1, banned.long(), float(DEAD)), following
 
     def without_repeats_in(self, inputs: Tensor, log_prob: Tensor) -> Tensor:
         """``without_repeats`` at every word of ``inputs`` [B, K, T], which ``log_prob`` [B, K, T, V] follows."""
         if not self.config.no_repeat:
             return log_prob
-        steps = range(inputs.shape[2])
-        return torch.stack([self.without_repeats(inputs[:, :, : t + 1], log_prob[:, :, t]) for t in steps], dim=2)
+        before = F.pad(inputs[:, :, :-1], (1, 0))  # by <pad>, which is never said
+        each = [
+            self.without_repeats(before[:, :, : step + 1], inputs[:, :, step], log_prob[:, :, step])[0]
+            for step in range(inputs.shape[2])
+        ]
+        return torch.stack(each, dim=2)
 
     def unroll(self, memory: Memory, state: State, inputs: Tensor, sampling: float = 0.0) -> Unrolled:
         """Runs over given words.
