@@ -153,8 +153,7 @@ class CaptionLoss(nn.Module):
         """What ``_sample`` says of the tokens [B, K, T] that it drew, from one run over all of them."""
         decoder = self.captioner.decoder
         inputs = torch.cat([torch.full_like(tokens[:, :, :1], self.start_id), tokens[:, :, :-1]], dim=2)
-        log_prob = decoder.log_prob(inputs, decoder.unroll(memory, state, inputs).parts)
-        log_prob = decoder.without_repeats_in(inputs, log_prob)
+        log_prob = decoder.steps(inputs, state, memory)
         tempered = self._tempered(log_prob, torch.tensor(self._unsaid, device=tokens.device), temperature)
         return tempered.gather(3, tokens.unsqueeze(3)).squeeze(3)
 

@@ -46,8 +46,8 @@ def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool,
         tokens[:, :, 4:] = tokens[:, :, :3]
     with torch.no_grad():
         memory, first = decoder.start(_grid())
-        parts, attention = decoder.unroll(memory, first, tokens)
-        together = decoder.without_repeats_in(tokens, decoder.log_prob(tokens, parts))
+        attention = decoder.unroll(memory, first, tokens).attention
+        together = decoder.steps(tokens, first, memory)
         state = spread(first, 3)
         for position in range(7):
             log_prob, state, seen = decoder.step(tokens[:, :, position], state, memory)
@@ -86,8 +86,7 @@ def test_a_transformer_sees_its_window_of_words_and_no_more() -> None:
 
     with torch.no_grad():
         memory, state = decoder.memory(_grid(1))
-        parts, _ = decoder.unroll(memory, state, tokens)
-        together = decoder.log_prob(tokens, parts)
+        together = decoder.steps(tokens, state, memory)
         mine, theirs = steps(tokens), steps(other)
     for position, log_prob in enumerate(mine):
         torch.testing.assert_close(log_prob, together[:, :, position], rtol=1e-4, atol=1e-4)

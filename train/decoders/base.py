@@ -143,24 +143,41 @@ class Decoder(nn.Module):
     def step(self, token: Tensor, state: State, memory: Memory) -> tuple[Tensor, State, Tensor]:
         """One step from token ids [B, K]: log-probabilities [B, K, V], next states, attention [B, K, P]."""
         made = self.follow(token, state, memory)
-        log_prob = self.log_prob(token, made.parts)
+        log_prob = self.log_prob(made.parts)
         if SAID not in state:
-            return log_prob, made.state, made.attention
+            return self.without_stutter(token, log_prob), made.state, made.attention
         log_prob, said = self.without_repeats(state[SAID], token.to(torch.int32), log_prob)
         return log_prob, {**made.state, SAID: said}, made.attention
+
+    def steps(self, inputs: Tensor, state: State, memory: Memory) -> Tensor:
+        """The log-probabilities [B, K, T, V] of ``step`` after each of given words, from one run over all of them.
+
+        Args:
+            inputs: [B, K, T] token ids, ``<s>`` first.
+            state: initial, [B, ...].
+            memory: of B images.
+        """
+        log_prob = self.log_prob(self.unroll(memory, state, inputs).parts)
+        if not self.config.no_repeat:
+            return self.without_stutter(inputs, log_prob)
+        before = F.pad(inputs[:, :, :-1], (1, 0))  # by <pad>, which is never said
+        each = [
+            self.without_repeats(before[:, :, : step + 1], inputs[:, :, step], log_prob[:, :, step])[0]
+            for step in range(inputs.shape[2])
+        ]
+        return torch.stack(each, dim=2)
 
     def follow(self, token: Tensor, state: State, memory: Memory) -> Advance:
         """``advance`` from token ids [B, K]."""
         return self.advance(self.embed(token), state, memory)
 
-    def log_prob(self, token: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-        """Log-probabilities [..., V] of what follows the words ``token`` [...], float32."""
-        return self.without_stutter(token, torch.log_softmax(self.logits(*parts).float(), dim=-1))
+    def log_prob(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Log-probabilities [..., V] of what ``logits`` makes of ``parts``, float32; no word is banned yet."""
+        return torch.log_softmax(self.logits(*parts).float(), dim=-1)
 
     def without_stutter(self, token: Tensor, log_prob: Tensor) -> Tensor:
-        """Log-probabilities [..., V], of which, with ``no_stutter``, that of the word before [...] becomes ``DEAD``;
-        with ``no_repeat`` that is left to ``without_repeats``."""
-        if self.config.no_stutter and not self.config.no_repeat:  # which bans it too
+        """Log-probabilities [..., V], of which, with ``no_stutter``, that of the word before [...] becomes ``DEAD``."""
+        if self.config.no_stutter:
             log_prob = log_prob.scatter(-1, token.unsqueeze(-1).long(), float(DEAD))
         return log_prob
 
@@ -185,17 +202,6 @@ class Decoder(nn.Module):
             one = said[..., before - back, None] if back else last
             banned = torch.where(said[..., size - 2 - back : before - back] == one, banned, last)
         return log_prob.scatter(-1, banned.long(), float(DEAD)), following
-
-    def without_repeats_in(self, inputs: Tensor, log_prob: Tensor) -> Tensor:
-        """``without_repeats`` at every word of ``inputs`` [B, K, T], which ``log_prob`` [B, K, T, V] follows."""
-        if not self.config.no_repeat:
-            return log_prob
-        before = F.pad(inputs[:, :, :-1], (1, 0))  # by <pad>, which is never said
-        each = [
-            self.without_repeats(before[:, :, : step + 1], inputs[:, :, step], log_prob[:, :, step])[0]
-            for step in range(inputs.shape[2])
-        ]
-        return torch.stack(each, dim=2)
 
     def unroll(self, memory: Memory, state: State, inputs: Tensor, sampling: float = 0.0) -> Unrolled:
         """Runs over given words.

@@ -80,9 +80,9 @@ class EnsembleDecoder(Decoder):
             each.append(torch.log_softmax(member.logits(*own).float(), dim=-1))
         return log_mean(each)
 
-    def log_prob(self, token: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    def log_prob(self, parts: tuple[Tensor, ...]) -> Tensor:
         """See ``Decoder``."""
-        return self.without_stutter(token, self.logits(*parts))
+        return self.logits(*parts)
 
     def unroll(self, memory: Memory, state: State, inputs: Tensor, sampling: float = 0.0) -> Unrolled:
         """See ``Decoder``. Scheduled sampling draws from the ensemble, so that all members read the same words."""
