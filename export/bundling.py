@@ -276,6 +276,8 @@ def _run(meta: dict[str, Any]) -> dict[str, Any]:
                 for number, member in enumerate(meta["members"])
             }
         }
+    if "bundle" in meta:  # which says itself how it was made
+        return {"bundle": meta["bundle"]}
     config = meta["config"]
     data = {key: value for key, value in config["data"].items() if key not in ("root", "captions", "images")}
     scored = [entry for entry in meta["history"] if "tune_cider" in entry]

@@ -23,6 +23,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+SHIPPED = "shipped"
+"""The bundle that comes with camscribe, as what a run starts from."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -234,7 +237,8 @@ class Config:
     seed: int = 1
     start: str = ""
     """A checkpoint of the same model to start from, with its vocabulary, in place of the pretrained backbone alone; its
-    images may have been of another size."""
+    images may have been of another size. Or a bundle's folder, where its decoder is soft attention over a grid;
+    ``shipped`` is the bundle that comes with camscribe."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Lightning Fabric's; mixed precision pays on a GPU."""
     checkpoint_seconds: int = 120
@@ -310,7 +314,7 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
         for key in ("root", "captions", "images", "features"):
             if isinstance(data.get(key), str):
                 data[key] = str((base / data[key]).resolve())
-    if isinstance(table.get("start"), str) and table["start"]:
+    if isinstance(table.get("start"), str) and table["start"] not in ("", SHIPPED):
         table["start"] = str((base / table["start"]).resolve())
     model = table.get("model")
     if isinstance(model, dict):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning_fabric
 import numpy as np
 import torch
-from torch.nn import functional
 
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.pixels import PixelSpec
@@ -21,7 +20,6 @@ from camscribe.train import figures, metrics
 from camscribe.train.batches import Captions, Order, epoch_order, steps_of
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.config import Config, DataConfig, StageConfig
-from camscribe.train.detector import REGION_SETTINGS, Detector
 from camscribe.train.executor import TorchExecutor
 from camscribe.train.features import FeatureCache, FeatureSource, PixelSource, RegionCache, Source, is_flipped
 from camscribe.train.losses import CaptionLoss, Loss, Reward
@@ -29,6 +27,7 @@ from camscribe.train.model import Captioner
 from camscribe.train.readers import Dataset, leave_out, read_dataset, unreadable
 from camscribe.train.rewards import CaptionReward
 from camscribe.train.run import Interval, Run, adamw, learning_rate
+from camscribe.train.start import load_start, started
 from camscribe.train.stored_regions import StoredRegions
 from camscribe.train.text import build_vocabulary, words
 
@@ -71,7 +70,7 @@ class Trainer(Run):
             self.train, self.tune = self._readable(self.train), self._readable(self.tune)
         self.origin: dict[str, Any] | None = None
         """What the checkpoint says of itself that this run started from."""
-        start = None if self._resumed or not config.start else _load_start(Path(config.start), config)
+        start = None if self._resumed or not config.start else load_start(config.start, config)
         self._say(f"training: {self.train.report()}")
         self._say(f"tuning: {self.tune.report()}")
         both = len({image.path for image in self.train} & {image.path for image in self.tune})
@@ -88,7 +87,7 @@ class Trainer(Run):
             self.vocabulary = build_vocabulary(texts, config.data.min_count)
         torch.manual_seed(config.seed)
         weights = "none" if self._resumed else None
-        self.model = _started(start, config) if start else Captioner(len(self.vocabulary), config.model, weights)
+        self.model = started(start, config) if start else Captioner(len(self.vocabulary), config.model, weights)
         _check_stages(config, self.model)
         self.model.to(fabric.device, memory_format=torch.channels_last)
         self.captions = Captions(self.train.images, self.vocabulary, config.data.max_words)
@@ -351,36 +350,3 @@ def _check_stages(config: Config, model: Captioner) -> None:
                 f"stage {stage.name}: trained_backbone_stages is {stage.trained_backbone_stages}; backbone "
                 f"{config.model.backbone} has {most}"
             )
-
-
-def _load_start(path: Path, config: Config) -> Checkpoint:
-    start = Checkpoint.load(path)
-    ours, theirs = config.model, start.config.model
-    if (theirs.encoder, ours.encoder) == ("grid", "regions") and ours.memory_width:
-        theirs = replace(theirs, **{name: getattr(ours, name) for name in ("encoder", "cells", *REGION_SETTINGS)})
-    # Where its pretrained weights and its detector lay, and its dropout, are no property of the model; nor is the size
-    # of its images, on which no weight hangs.
-    same: dict[str, Any] = {"weights": "none", "dropout": 0.0, "image_height": 0, "image_width": 0}
-    if ours.encoder != "faster_rcnn":
-        same["detector"] = ""
-    theirs, ours = (replace(model, **same) for model in (theirs, ours))
-    if theirs != ours:
-        other = [name for name, value in vars(ours).items() if vars(theirs)[name] != value]
-        raise DataError(f"{path}: is of another model: [model] differs in {', '.join(other)}; start needs the same")
-    return start
-
-
-def _started(start: Checkpoint, config: Config) -> Captioner:
-    """The checkpoint's model. One that sees a grid becomes one that sees regions: what these have beside the grid's
-    features (classes and box) counts nothing until training finds that it pays."""
-    if start.config.model.encoder == config.model.encoder:
-        return start.model()
-    model = Captioner(len(start.vocabulary), config.model, weights="none")
-    detector: Detector = model.regions.detector  # type: ignore[union-attr,assignment]
-    detector.read()
-    tensors = start.of("model.")
-    narrow = tensors["decoder.project.0.weight"]
-    wider = model.decoder.project[0].in_features - narrow.shape[1]  # type: ignore[index,union-attr,operator]
-    tensors["decoder.project.0.weight"] = functional.pad(narrow, (0, wider))
-    model.load_state_dict({**tensors, "regions.detector.model": detector.model})
-    return model
