@@ -33,12 +33,15 @@ _NEW = (
     "no_fp16",
     "no_int8",
     "gan",
+    "blend",
     "beams",
     "length_penalty",
     "max_words",
     "stop",
 )
 """Options of a bundle that is made anew."""
+_OF_GRAPHS = ("add", "renew", "int8_encoder")
+"""Options of an update that make graphs."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
     file = options.checkpoint / "best.safetensors" if options.checkpoint.is_dir() else options.checkpoint
     checkpoint = Checkpoint.load(file)
     if checkpoint.task == "super_resolution":
+        options.blend = 1.0 if options.blend is None else options.blend
         return enhancer_command.export(checkpoint, file, options)
     if options.gan is not None:
         raise OptionError("--gan is an enhancer's; expected a generator's checkpoint with it")
@@ -104,7 +108,7 @@ def _check(options: argparse.Namespace) -> None:
                 "--int8-encoder"
             )
         for name in _NEW:
-            if getattr(options, name) not in (None, False):
+            if getattr(options, name) is not None and getattr(options, name) is not False:  # 0 is given, too
                 raise OptionError(
                     f"--{name.replace('_', '-')} is for a new bundle; --update changes one that is there, whose "
                     "options stay"
@@ -113,11 +117,23 @@ def _check(options: argparse.Namespace) -> None:
             raise OptionError("--int8-encoder needs photographs to calibrate on; name a folder with --calibration")
         if options.ranges is not None and options.add is None:
             raise OptionError("--ranges shows the numbers of half-precision graphs; give it --add fp16 too")
+        if not any(getattr(options, name) for name in ("quality", "cpu_precision", "calibration", *_OF_GRAPHS)):
+            raise OptionError(
+                "--update has nothing to do; give it --quality, --cpu-precision, --add, --renew or --int8-encoder"
+            )
         return
     if options.renew:
         raise OptionError("--renew rewrites the graphs of a bundle; name it with --update BUNDLE")
     if options.add is not None:
         raise OptionError("--add adds to a bundle; name it with --update BUNDLE")
+    if options.blend is not None and options.gan is None:
+        raise OptionError("--blend mixes in a second network; name its checkpoint with --gan, or leave --blend out")
+    for text in options.quality:
+        precision = text.partition("=")[0].rpartition(".")[2]  # an enhancer's is behind its variant
+        if (options.no_fp16 and precision == "fp16") or (options.no_int8 and precision == "int8"):
+            raise OptionError(
+                f"--quality {text!r}: the bundle will hold no {precision} graphs; leave out --no-{precision}, or it"
+            )
     if options.no_fp16 and options.ranges is not None:
         raise OptionError("--ranges shows the numbers of half-precision graphs; leave out --no-fp16, or it")
     if options.no_int8 and (options.int8_encoder or options.cpu_precision == "int8"):
@@ -131,6 +147,8 @@ def _check(options: argparse.Namespace) -> None:
 def _update(options: argparse.Namespace) -> int:
     if kind_of(options.update) == "enhancer":
         return enhancer_command.update(options)
+    if options.calibration is not None and not any(getattr(options, name) for name in _OF_GRAPHS):
+        raise OptionError("--calibration is for graphs that are made; give it --add, --renew or --int8-encoder too")
     quality = _quality(options.quality)
     if options.ranges is not None:
         make_folder(options.ranges.parent, "--ranges")
@@ -281,7 +299,6 @@ def _parser() -> argparse.ArgumentParser:
     enhancers.add_argument(
         "--blend",
         type=float,
-        default=1.0,
         metavar="SHARE",
         help="of that network's weights in the variant gan, the rest being the first's (default: 1)",
     )

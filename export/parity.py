@@ -171,11 +171,13 @@ def graph_distances(
 
 
 def distance(mine: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
-    """The largest absolute difference; what ``theirs`` rules out (-1e9) counts nothing."""
-    if mine.shape != theirs.shape:
+    """The largest absolute difference: infinity where one alone rules something out (-1e9), or integers differ."""
+    if mine.shape != theirs.shape or (theirs.dtype.kind in "iu" and not np.array_equal(mine, theirs)):
         return float("inf")
     mine, theirs = mine.astype(np.float32), theirs.astype(np.float32)
     real = theirs > -1e8
+    if not np.array_equal(real, mine > -1e8):
+        return float("inf")
     return float(np.abs(mine[real] - theirs[real]).max(initial=0.0))
 
 

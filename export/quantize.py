@@ -120,6 +120,8 @@ class Plan:
     def _is_product(self, node: onnx.NodeProto) -> bool:
         if node.op_type not in ("Conv", "MatMul") or node.input[1] not in self.weights or node.input[1] in self._skip:
             return False
+        if len(self._readers.get(node.input[1], [])) > 1:  # as those of a pyramid's levels, each with its own range
+            return False
         return node.op_type == "Conv" or self.weights[node.input[1]].size >= LARGE
 
     def _through_relu(self, name: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 from camscribe.runtime.bundle import content_sha256
 from camscribe.runtime.captioner import Captioner, check_batch
-from camscribe.runtime.commands.arguments import ensemble_of
+from camscribe.runtime.commands.arguments import ensemble_of, print_choice
 from camscribe.runtime.errors import DataError, OptionError, SourceError
 from camscribe.runtime.guided.options import OwnChanges
 from camscribe.runtime.images import read
@@ -47,6 +48,8 @@ class Device:
     precision: str | None = None
     """A precision of the bundle; a checkpoint has none but float32."""
     threads: int | None = None
+    verbose: bool = False
+    """Say on standard error where it runs, and why."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ def _caption_by_bundle(
 ) -> Captions:
     bundles = ensemble_of(model, ensemble)
     with Captioner.load(bundles, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
+        print_choice(captioner, verbose=device.verbose)
         options = captioner.options(ban, **changes)
         found = captioner.caption_each([image.path for image in images], options, batch=batch)
         results = (
@@ -213,6 +217,8 @@ def _caption_by_checkpoint(
             raise OptionError(f"threads is {device.threads}; expected 1 or more")
         torch.set_num_threads(device.threads)
     where = _torch_device(device.backend)
+    if device.verbose:
+        print(f"camscribe: backend torch {where.type}: a checkpoint runs in PyTorch", file=sys.stderr)
     checkpoint = Checkpoint.load(model)
     config, vocabulary = checkpoint.config, checkpoint.vocabulary
     for word in ban:
@@ -306,8 +312,10 @@ def _by_features(
     stored: StoredRegions, executor: TorchExecutor, images: Sequence[CaptionedImage], options: SearchOptions
 ) -> Iterator[Hypothesis | SourceError]:
     good = [image for image in images if image.image_id not in stored.problems]
-    regions = stored.of(good).batch(range(len(good)), [0] * len(good))
-    found = iter(executor.caption_regions(regions, options) if good else ())
+    found: Iterator[Sequence[Hypothesis]] = iter(())
+    if good:
+        regions = stored.of(good).batch(range(len(good)), [0] * len(good))
+        found = iter(executor.caption_regions(regions, options))
     for image in images:
         problem = stored.problems.get(image.image_id)
         yield next(found)[0] if problem is None else SourceError(problem)

@@ -27,6 +27,8 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
     """JSON-able: ``config``, ``vocabulary`` (tokens), ``progress``, ``history``."""
+    path: Path | None = None
+    """The file that it was read from, which errors name."""
 
     def of(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under ``prefix``, without it."""
@@ -57,6 +59,8 @@ class Checkpoint:
         Raises:
             DataError: the file is missing, damaged, or not a camscribe checkpoint of this schema.
         """
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder; expected a file such as best.safetensors in it")
         try:
             with safe_open(path, framework="pt") as file:
                 meta = json.loads((file.metadata() or {}).get("camscribe", "null"))
@@ -65,7 +69,17 @@ class Checkpoint:
             raise DataError(f"{path}: cannot be read as a checkpoint ({error})") from error
         if not isinstance(meta, dict) or meta.get("schema") != _SCHEMA:
             raise DataError(f"{path}: is not a camscribe checkpoint of schema {_SCHEMA}; expected one made by 'train'")
-        return cls(tensors, meta)
+        return cls(tensors, meta, path)
+
+    @property
+    def _where(self) -> str:
+        """What errors call it."""
+        return str(self.path or "checkpoint")
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The model's tensors: of what was trained last, where the file holds it, the average, which is validated."""
+        return {**self.of("model."), **self.of("average.")}
 
     @property
     def task(self) -> str:
@@ -81,8 +95,8 @@ class Checkpoint:
         """
         if self.task != "captioning":
             hint = ' (a captioner with encoder = "faster_rcnn" takes it as weights)' if self.task == "detection" else ""
-            raise DataError(f"checkpoint is of task {self.task}; expected a captioner's{hint}")
-        return from_dict(self.meta["config"], where="checkpoint's configuration")
+            raise DataError(f"{self._where}: is of task {self.task}; expected a captioner's{hint}")
+        return from_dict(self.meta["config"], where=f"{self._where}: its configuration")
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -97,7 +111,9 @@ class Checkpoint:
         """
         model = Captioner(len(self.meta["vocabulary"]), self.config.model, weights="none")
         try:
-            model.load_state_dict(self.of("model."))
+            model.load_state_dict(self.weights)
         except RuntimeError as error:
-            raise DataError(f"checkpoint does not fit its own configuration: {' '.join(str(error).split())}") from error
+            raise DataError(
+                f"{self._where}: does not fit its own configuration: {' '.join(str(error).split())}"
+            ) from error
         return model.eval()

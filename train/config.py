@@ -148,8 +148,9 @@ class ModelConfig:
     tutorial."""
     no_repeat: int = 0
     """No so many words in a row are said twice (Paulus et al. 2017, with 3), nor does a word follow itself; 0 switches
-    it off. It is part of the decoder's step, in search and in sampling, so that it costs a search nothing but a few
-    microseconds a step; ``camscribe export --no-repeat`` gives it to a captioner that was trained without."""
+    it off. Of long captions the last 32 words count. It is part of the decoder's step, in search and in sampling, so
+    that it costs a search nothing but a few microseconds a step; ``camscribe export --no-repeat`` gives it to a
+    captioner that was trained without."""
     dropout: float = 0.5
     """Of embeddings and of the decoder's output; 0 switches it off."""
     members: tuple[MemberConfig, ...] = ()

@@ -134,21 +134,39 @@ def _read_folder(folder: Path, images: Sequence[CaptionedImage], width: int) -> 
 def _file_entry(file: Path, box_file: Path | None, image: CaptionedImage, width: int) -> Entry:
     """An npy file of features [..., D]; or an npz file of ``feat`` (ruotianluo's), or of ``x`` [D, n], ``bbox``,
     ``image_w`` and ``image_h`` (bottom-up-attention's), both of which may be in base64."""
-    stored = np.load(file, allow_pickle=False)
-    arrays = {name: stored[name] for name in stored.files if name != "info"} if file.suffix == ".npz" else {"x": stored}
+    arrays = _arrays(file)
     features = _numbers(_first(arrays, _FEATURES))
     if features.ndim == 1 and "num_bbox" in arrays:
-        features = features.reshape(int(arrays["num_bbox"]), -1)
+        features = features.reshape(_whole(arrays, "num_bbox"), -1)
     if features.ndim == 2 and features.shape[1] != width == features.shape[0]:
         features = features.T
     features = features.reshape(-1, features.shape[-1] if features.ndim else 1)
     boxes = _numbers(_first(arrays, _BOXES)) if set(_BOXES) & set(arrays) else None
     if box_file is not None:
-        boxes = _numbers(np.load(box_file, allow_pickle=False))
+        boxes = _numbers(_first(_arrays(box_file), ("x", *_BOXES)))
     if boxes is None:
         return _entry(features, np.zeros((len(features), 4), np.float32), (1, 1), width)
-    size = (int(arrays["image_w"]), int(arrays["image_h"])) if "image_w" in arrays else _size_of(image)
+    size = (_whole(arrays, "image_w"), _whole(arrays, "image_h")) if "image_w" in arrays else _size_of(image)
     return _entry(features, boxes.reshape(len(features), -1), size, width)
+
+
+def _arrays(file: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """What a file holds; the one array of an npy file is ``x``. Its content decides which it is, not its name."""
+    stored = np.load(file, allow_pickle=False)
+    if not isinstance(stored, np.lib.npyio.NpzFile):
+        return {"x": stored}
+    with stored:
+        return {name: np.asarray(stored[name]) for name in stored.files if name != "info"}
+
+
+def _whole(arrays: dict[str, npt.NDArray[np.generic]], name: str) -> int:
+    """A whole number among the arrays."""
+    if name not in arrays:
+        raise ValueError(f"has no {name}")
+    try:
+        return int(arrays[name].item())
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} is {arrays[name].tolist()!r:.40}; expected one whole number") from error
 
 
 def _entry(features: Floats, boxes: Floats, size: tuple[int, int], width: int) -> Entry:

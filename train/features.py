@@ -195,8 +195,9 @@ class FeatureCache(_Cache):
     def __init__(self, backbone: Backbone, trained: int, source: PixelSource, folder: Path, show: bool = True) -> None:
         device = next(backbone.parameters()).device
         frozen = backbone.stages[: len(backbone.stages) - trained]
-        key = hashlib.sha256(str(trained).encode())
-        for name, value in frozen.state_dict().items():
+        # Its form tells networks apart whose weights fit each other, as a ResNet's and one with Caffe's strides.
+        key = hashlib.sha256(f"{trained} {frozen}".encode())
+        for name, value in (*backbone.named_buffers(), *frozen.state_dict().items()):
             key.update(name.encode())
             key.update(value.detach().cpu().numpy().tobytes())
         super().__init__(
@@ -253,8 +254,11 @@ def open_rows(path: Path, shape: tuple[int, ...]) -> np.memmap:  # type: ignore[
         OSError: there is no room for it; none of it is left.
     """
     if path.exists():
-        rows = np.lib.format.open_memmap(path, mode="r+")
-        if rows.shape == shape:
+        try:
+            rows = np.lib.format.open_memmap(path, mode="r+")
+        except ValueError:  # cut off where it began
+            rows = None
+        if rows is not None and rows.shape == shape:
             return rows
     path.with_suffix(".json").unlink(missing_ok=True)
     rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)

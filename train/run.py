@@ -6,11 +6,11 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning_fabric
 import numpy as np
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.train.checkpoint import Checkpoint
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -114,10 +116,19 @@ class Run(ABC):
 
         Asked before each epoch, so that a run that was killed after its stage had ended goes on with the next one.
         """
-        if not stage.patience or self.position.waited < stage.patience:
+        # Only the first process validates, and so knows how long it has waited.
+        if not stage.patience or self._agreed(self.position.waited) < stage.patience:
             return False
         self._say(f"{stage.name}: no better {score} in {stage.patience} validations")
         return True
+
+    def _agreed(self, value: T) -> T:
+        """The first process's value, which decides for all: where one goes on alone, all wait for ever."""
+        return self.fabric.broadcast(value) if self.fabric.world_size > 1 else value
+
+    def _saver(self) -> Interval:
+        """Of checkpoints."""
+        return Interval(self.config.checkpoint_seconds, self._agreed)
 
     def _clip(self, stage: Any, module: nn.Module, optimizer: Any) -> None:
         """Clips gradients to the stage's ``gradient_clip``.
@@ -198,6 +209,9 @@ class Run(ABC):
             for prefix, optimizer in optimizers.items():
                 for slot, state in optimizer.state_dict()["state"].items():
                     tensors |= {f"{prefix}.{slot}.{key}": torch.as_tensor(value) for key, value in state.items()}
+            # The scale of the loss, with 16-mixed.
+            scale = self.fabric._precision.state_dict()
+            tensors |= {f"precision.{name}": torch.tensor(value) for name, value in scale.items()}
             Checkpoint(tensors, self._meta()).save(self.folder / "last.safetensors")
         self.fabric.barrier()
 
@@ -216,6 +230,9 @@ class Run(ABC):
                 state.setdefault(int(slot), {})[key] = torch.empty_like(owner).copy_(value) if same else value
             content["state"] = state
             optimizer.load_state_dict(content)
+        scale = {name: value.item() for name, value in checkpoint.of("precision.").items()}
+        if scale:
+            self.fabric._precision.load_state_dict(scale)
         random = checkpoint.of("rng.")
         if str(self.fabric.global_rank) in random:
             _set_random_state(random[str(self.fabric.global_rank)], self.fabric.device)
@@ -254,14 +271,19 @@ class Run(ABC):
 
 
 class Interval:
-    """True once every so many seconds."""
+    """True once every so many seconds.
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._last = seconds, time.monotonic()
+    Args:
+        seconds: between two times.
+        agreed: whether it is time is this of what one process's clock says.
+    """
+
+    def __init__(self, seconds: float, agreed: Callable[[bool], bool]) -> None:
+        self._seconds, self._agreed, self._last = seconds, agreed, time.monotonic()
 
     def due(self) -> bool:
         """Whether the interval has passed; starts the next one if so."""
-        if time.monotonic() - self._last < self._seconds:
+        if not self._agreed(time.monotonic() - self._last >= self._seconds):
             return False
         self._last = time.monotonic()
         return True

@@ -17,6 +17,8 @@ from camscribe.train.config import SHIPPED, Config, ModelConfig
 from camscribe.train.detector import REGION_SETTINGS, Detector
 from camscribe.train.model import Captioner
 
+_PROJECTION = "decoder.project.0.weight"
+
 
 def load_start(start: str, config: Config) -> Checkpoint:
     """The checkpoint that ``config.start`` names, or one made of the bundle that it names.
@@ -29,7 +31,7 @@ def load_start(start: str, config: Config) -> Checkpoint:
     made = bundle_checkpoint(None if start == SHIPPED else path) if start == SHIPPED or path.is_dir() else None
     checkpoint = made or Checkpoint.load(path)
     ours, theirs = config.model, checkpoint.config.model
-    if (theirs.encoder, ours.encoder) == ("grid", "regions") and ours.memory_width:
+    if (theirs.encoder, ours.encoder) == ("grid", "regions") and _PROJECTION in checkpoint.of("model."):
         theirs = replace(theirs, **{name: getattr(ours, name) for name in ("encoder", "cells", *REGION_SETTINGS)})
     # Where its pretrained weights and its detector lay, and its dropout, are no property of the model; nor is the size
     # of its images, on which no weight hangs.
@@ -55,10 +57,10 @@ def started(checkpoint: Checkpoint, config: Config) -> Captioner:
     model = Captioner(len(checkpoint.vocabulary), config.model, weights="none")
     detector: Detector = model.regions.detector  # type: ignore[union-attr,assignment]
     detector.read()
-    tensors = checkpoint.of("model.")
-    narrow = tensors["decoder.project.0.weight"]
+    tensors = checkpoint.weights
+    narrow = tensors[_PROJECTION]
     wider = model.decoder.project[0].in_features - narrow.shape[1]  # type: ignore[index,union-attr,operator]
-    tensors["decoder.project.0.weight"] = functional.pad(narrow, (0, wider))
+    tensors[_PROJECTION] = functional.pad(narrow, (0, wider))
     model.load_state_dict({**tensors, "regions.detector.model": detector.model})
     return model
 

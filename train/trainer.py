@@ -128,7 +128,7 @@ class Trainer(Run):
         train, tune = self._sources(stage, trained)
         if resumed:
             self._restore(resumed, {"optimizer": optimizer})
-        saver = Interval(self.config.checkpoint_seconds)
+        saver = self._saver()
         for epoch in range(self.position.epoch, stage.epochs):
             if self._is_over(stage, "CIDEr"):
                 break
@@ -322,6 +322,10 @@ def _check(config: Config) -> None:
         DataError: the configuration asks for it.
     """
     encoder = config.model.encoder
+    if encoder == "regions" and not config.model.detector and not config.start:  # what it starts from may have one
+        raise DataError(
+            'encoder = "regions" needs a detector, and model.detector is missing; expected the file of a YOLOX in ONNX'
+        )
     if (encoder == "features") != (config.data.features is not None):
         raise DataError('encoder = "features" and data.features, the files of precomputed features, need each other')
     for stage in config.stage:

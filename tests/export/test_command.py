@@ -163,10 +163,40 @@ def test_options_without_meaning_are_refused(arguments: list[str]) -> None:
         main(arguments)
 
 
-@pytest.mark.parametrize("option", [["--beams", "3"], ["--name", "other"], ["--no-fp16"], ["--stop", "first_k"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--beams", "3"],
+        ["--name", "other"],
+        ["--no-fp16"],
+        ["--stop", "first_k"],
+        ["--blend", "0"],
+        ["--no-repeat", "0"],
+    ],
+)
 def test_an_update_refuses_what_it_would_leave_undone(option: list[str]) -> None:
     with pytest.raises(OptionError, match=f"^{option[0]} is for a new bundle; --update changes one that is there"):
         main(["--update", "nowhere", *option])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("variant", ["", "psnr."])
+def test_quality_of_graphs_that_are_not_made_is_refused(tmp_path: Path, precision: str, variant: str) -> None:
+    quality = f"{variant}{precision}={_report(tmp_path / 'report.json')}"
+    with pytest.raises(OptionError, match=f"will hold no {precision} graphs; leave out --no-{precision}, or it"):
+        main(["nowhere", "--out", str(tmp_path / "x"), "--quality", quality, f"--no-{precision}"])
+
+
+def test_an_update_of_nothing_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(OptionError, match="--update has nothing to do; give it --quality, "):
+        main(["--update", str(bundle.path)])
+    with pytest.raises(OptionError, match="--calibration is for graphs that are made; give it --add, "):
+        main(["--update", str(bundle.path), "--calibration", str(EXAMPLES)])
+
+
+def test_blending_takes_a_second_network() -> None:
+    with pytest.raises(OptionError, match="--blend mixes in a second network; name its checkpoint with --gan"):
+        main(["nowhere", "--out", "x", "--blend", "0.5"])
 
 
 def test_graphs_that_find_other_boxes_are_refused_and_an_untrained_detector_is_thought_of() -> None:

@@ -10,8 +10,10 @@ pytest.importorskip("onnx", reason="onnx is not installed")
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from onnx import TensorProto, helper, numpy_helper
 
-from camscribe.export.quantize import quantize_weight
+from camscribe.export.parity import distance
+from camscribe.export.quantize import Plan, quantize_weight
 
 WEIGHTS = arrays.arrays(
     np.float32,
@@ -51,3 +53,32 @@ def test_weights_of_one_sign_take_the_room_of_both() -> None:
 @pytest.mark.parametrize("value", [0.0, 1e-30])
 def test_dead_channels_are_zeros(value: float) -> None:
     assert not quantize_weight(np.full((2, 3), value, np.float32), 0, along=1).value.any()
+
+
+def test_a_weight_that_two_products_read_stays_as_it_is() -> None:
+    """As those of a detector's head on all levels of its pyramid, each of which sees other ranges."""
+    weight = np.ones((4, 4, 1, 1), np.float32)
+    nodes = [helper.make_node("Conv", [name, "weight"], [f"{name}.out"]) for name in ("one", "two")]
+    infos = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8])
+        for name in ("one", "two", "one.out", "two.out")
+    }
+    graph = helper.make_graph(
+        nodes,
+        "heads",
+        [infos["one"], infos["two"]],
+        [infos["one.out"], infos["two.out"]],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    assert Plan(helper.make_model(graph)).products == []
+    nodes[1].input[1] = "other"
+    graph.node[1].input[1] = "other"
+    graph.initializer.append(numpy_helper.from_array(weight, "other"))
+    assert len(Plan(helper.make_model(graph)).products) == 2
+
+
+def test_what_one_alone_rules_out_and_other_integers_are_infinitely_far() -> None:
+    sure = np.array([-0.1, -1e9], np.float32)
+    assert distance(sure, sure) == 0
+    assert distance(np.array([-0.1, -0.2], np.float32), sure) == distance(sure, sure[::-1]) == np.inf
+    assert distance(np.array([1, 2], np.int32), np.array([1, 3], np.int32)) == np.inf

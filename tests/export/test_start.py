@@ -96,6 +96,13 @@ def test_what_cannot_be_started_from_is_one_line(bundle: Bundle, tmp_path: Path)
         load_start(str(tmp_path / "none"), config)
     with pytest.raises(BundleError, match="is not a bundle: it has no bundle"):
         load_start(str(tmp_path), config)
+    grid = from_dict({**CONFIG, "model": {**CONFIG["model"], "decoder": "att2in2"}})
+    tensors = {f"model.{name}": value for name, value in Model(12, grid.model).state_dict().items()}
+    meta = {"config": grid.to_dict(), "vocabulary": ["<pad>"], "progress": {}, "history": []}
+    Checkpoint(tensors, meta).save(tmp_path / "grid.safetensors")
+    regions = replace(grid, model=replace(grid.model, encoder="regions", detector="yolox.onnx"))
+    with pytest.raises(DataError, match=r"differs in encoder \('regions', expected 'grid'\)"):
+        load_start(str(tmp_path / "grid.safetensors"), regions)
     other = from_dict({**CONFIG, "model": {**CONFIG["model"], "decoder": "updown", "backbone": "squeezenet1_1"}})
     tensors = Model(len(bundle.vocabulary), other.model).state_dict()
     meta = {"config": other.to_dict(), "vocabulary": list(bundle.vocabulary.tokens), "progress": {}, "history": []}

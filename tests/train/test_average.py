@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from camscribe.runtime.errors import DataError
+from camscribe.runtime.errors import DataError, OptionError
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.commands.average import average, main
 
@@ -59,3 +59,26 @@ def test_other_models_are_refused_wherever_they_stand(tmp_path: Path, where: int
     )
     with pytest.raises(DataError, match=r"is of another model or vocabulary than .*; average checkpoints of one run"):
         average([first], [before, after])
+
+
+def test_models_that_differ_in_more_than_their_shapes_are_refused(tmp_path: Path) -> None:
+    paths = []
+    for heads, dropout in ((8, 0.5), (4, 0.1)):
+        checkpoint = Checkpoint.load(_checkpoint(tmp_path / f"{heads}.safetensors", 1.0))
+        checkpoint.meta["config"] = {"model": {"heads": heads, "dropout": dropout}}
+        checkpoint.save(tmp_path / f"{heads}.safetensors")
+        paths.append(tmp_path / f"{heads}.safetensors")
+    with pytest.raises(
+        DataError, match=r"4.safetensors: .*\[model\] differs in heads \(4, expected 8\); average check"
+    ):
+        average(paths)
+    checkpoint.meta["config"]["model"]["heads"] = 8
+    checkpoint.save(paths[1])
+    average(paths)  # dropout is of the training alone
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    one = _checkpoint(tmp_path / "one.safetensors", 1.0)
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match=r"--out .*file: cannot be written into"):
+        main([str(one), "--out", str(tmp_path / "file" / "out.safetensors")])

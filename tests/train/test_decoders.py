@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from camscribe.runtime.errors import DataError
+from camscribe.runtime.search import DEAD
 from camscribe.train.config import MemberConfig, ModelConfig
 from camscribe.train.decoders import DECODERS, make_decoder
 from camscribe.train.decoders.base import Decoder, State, spread
@@ -55,6 +56,17 @@ def test_all_words_at_once_are_what_the_steps_give(name: str, deep_output: bool,
             torch.testing.assert_close(seen, attention[:, :, position], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(attention.sum(dim=3), torch.ones(2, 3, 7))
     assert together[:, :, -1].std(dim=1).max() > 1e-3, "what was said before matters, so that a test can tell"
+
+
+def test_words_further_back_than_the_state_holds_may_be_said_again_in_both_ways() -> None:
+    decoder = _decoder("soft_attention", no_repeat=2)
+    tokens = torch.randint(1, WORDS, (2, 3, 45))
+    with torch.no_grad():
+        memory, state = decoder.start(_grid())
+        together, state = decoder.steps(tokens, state, memory), spread(state, 3)
+        for position in range(tokens.shape[2]):
+            log_prob, state, _ = decoder.step(tokens[:, :, position], state, memory)
+            assert torch.equal(log_prob == DEAD, together[:, :, position] == DEAD)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

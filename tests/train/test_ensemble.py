@@ -196,3 +196,14 @@ def test_one_checkpoint_alone_is_refused(make: Make, tmp_path: Path, capsys: pyt
     assert cli.main(["join", str(make("a")), "--out", str(tmp_path / "out.safetensors")]) == 2
     assert "alone is no ensemble; expected two or more checkpoints" in capsys.readouterr().err
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out.safetensors"
+    assert cli.main(["join", str(make("a")), str(make("b", 2)), "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert f"--out {tmp_path / 'file'}: cannot be written into" in message
+    assert message.count("\n") == 1

@@ -139,6 +139,7 @@ def test_the_batch_changes_no_caption_and_a_part_of_a_split_is_that_part(
         (["--split", "test"], "captions.test.tsv"),
         (["--results", "x.json"], "leave out models"),
         (["--ensemble", "x"], "an ensemble is of bundles"),
+        (["--border", "2"], "--border is an enhancer's"),
         (["--no-repeat", "3", "--groups", "3"], "no_repeat and groups: a bundle's search can do that"),
     ],
 )
@@ -171,9 +172,11 @@ def test_a_broken_image_is_named_and_left_out_only_when_asked(
     assert evaluate(checkpoint, "--data", root, "--captions-out", lines, "--out", out) == 2
     assert "dev0-blue-left.png" in (error := capsys.readouterr().err)
     assert "1 images cannot be read, so there are no scores" in error
-    assert len(read_results(lines)) == 7  # the rest of the batch was done
+    assert not lines.exists()
     assert not out.exists()
-    assert evaluate(checkpoint, "--data", root, "--skip-bad", "--out", out) == 0
+    assert evaluate(checkpoint, "--data", root, "--skip-bad", "--out", out, "--captions-out", lines) == 0
+    assert capsys.readouterr().err.count("dev0-blue-left.png") == 1
+    assert len(read_results(lines)) == 7  # the rest of the batch was done
     report = read(out)
     assert report["data"]["scored"] == 7
     assert "dev0-blue-left.png" in report["data"]["skipped"][0]
@@ -236,6 +239,62 @@ def test_captions_of_other_images_are_refused(shapes: Path, tmp_path: Path, caps
     assert "1 captioned images are not in split dev, the first is elsewhere.png" in capsys.readouterr().err
     assert evaluate("--results", path) == 2
     assert "--data is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--beams", "2"],
+        ["--max-words", "3"],
+        ["--ban", "a"],
+        ["--batch", "2"],
+        ["--no-repeat", "3"],
+        ["--sample"],
+        ["--backend", "cpu"],
+        ["--precision", "int8"],
+        ["--verbose"],
+        ["--features", "x"],
+    ],
+)
+def test_options_of_models_are_refused_where_captions_exist_already(
+    shapes: Path, tmp_path: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = results(tmp_path / "r.json", RESULTS)
+    assert evaluate("--results", path, "--data", shapes, *option) == 2
+    printed = capsys.readouterr().err
+    assert f"{option[0]} is given, but --results scores captions that exist already" in printed
+    assert "leave it out" in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--out", "--captions-out", "--sheet"])
+def test_a_folder_is_no_file_to_write(
+    checkpoint: Path, shapes: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    others = {"--out": "a.json", "--captions-out": "a.jsonl", "--sheet": "a.png", option: "folder"}
+    outputs = [each for name, file in others.items() for each in (name, tmp_path / file)]
+    assert evaluate(checkpoint, "--data", shapes, *outputs) == 2
+    printed = capsys.readouterr().err
+    assert f"{option} {tmp_path / 'folder'}: is a folder; expected the name of a file" in printed
+    assert printed.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_two_outputs_are_two_files(
+    checkpoint: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = ["--out", tmp_path / "a.json", "--captions-out", tmp_path / "b" / ".." / "a.json"]
+    assert evaluate(checkpoint, "--data", shapes, *outputs) == 2
+    assert "is the file of --out too; expected two files" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_verbose_says_where_a_model_runs(checkpoint: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = ["--backend", "cpu", "--threads", "1", "--beams", "1", "--verbose"]
+    for model in (checkpoint, DEFAULT_BUNDLE):
+        assert evaluate(model, "--data", shapes, *device) == 0
+        assert "camscribe: backend " in capsys.readouterr().err
 
 
 def test_a_bundle_is_captioned_by_the_runtime_and_scored(shapes: Path, tmp_path: Path) -> None:

@@ -161,6 +161,32 @@ def test_broken_npz_files_are_named(tmp_path: Path) -> None:
     assert "c.npz: features of c.jpg: has other; expected one of feat, features, x" in problems["c.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_h": None}, "has no image_h"),
+        ({"image_w": np.array([100, 100])}, r"image_w is \[100, 100\]; expected one whole number"),
+        ({"image_w": np.array("wide")}, "image_w is 'wide'; expected one whole number"),
+        ({"image_w": np.array(np.inf)}, "image_w is inf; expected one whole number"),
+        ({"x": features().ravel(), "num_bbox": np.array([2, 2])}, r"num_bbox is \[2, 2\]; expected one whole number"),
+    ],
+)
+def test_broken_numbers_beside_the_features_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    arrays = {"x": features(), "bbox": BOXES, "image_w": 100, "image_h": 80, **changes}
+    np.savez(tmp_path / "a.npz", **{name: value for name, value in arrays.items() if value is not None})
+    problems = read(tmp_path, images("a.jpg"), tmp_path / "cache").problems
+    assert re.search(f"a.npz: features of a.jpg: {message}", problems["a.jpg"]), problems
+
+
+def test_the_content_of_a_file_decides_what_it_is(tmp_path: Path) -> None:
+    wanted = images("a.jpg", "b.jpg")
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, features(0))
+    with (tmp_path / "b.npy").open("wb") as file:
+        np.savez(file, x=features(1))
+    check(read(tmp_path, wanted, tmp_path / "cache"), wanted, [[0, 0, 0, 0]] * 2)
+
+
 def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder; expected precomputed features"):
         read(tmp_path / "none.tsv", images("a.jpg"), tmp_path / "cache")
@@ -248,6 +274,9 @@ def test_it_is_scored_on_the_same_features_and_on_others(
     assert "dev0-red-left.png: no features" in capsys.readouterr().err
     out = tmp_path / "fewer.json"
     assert cli.main([*arguments, "--features", str(fewer), "--skip-bad", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["data"]["scored"] == 7
+    # As good, where no image of one batch has features.
+    assert cli.main([*arguments, "--features", str(fewer), "--skip-bad", "--out", str(out), "--batch", "1"]) == 0
     assert json.loads(out.read_text())["data"]["scored"] == 7
 
 

@@ -14,13 +14,19 @@ from pathlib import Path
 import lightning_fabric
 import pytest
 import torch
+from lightning_fabric.plugins.precision.amp import MixedPrecision
+from PIL import Image
 
 from camscribe.runtime import cli
 from camscribe.runtime.errors import DataError
+from camscribe.runtime.pixels import PixelSpec
+from camscribe.train.backbone import Backbone
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.commands.join import join
 from camscribe.train.config import Config, MemberConfig, from_dict
-from camscribe.train.features import open_rows
+from camscribe.train.features import FeatureCache, PixelSource, open_rows
+from camscribe.train.readers import CaptionedImage
+from camscribe.train.run import Interval
 from camscribe.train.trainer import Trainer
 
 MODEL = {
@@ -173,6 +179,44 @@ def test_images_that_cannot_be_decoded_are_named_before_training_and_left_out_on
     assert "tuning: 7 images with 14 captions; skipped 1 bad entry: " in said
 
 
+def test_regions_without_a_detector_are_refused(shapes: Path, tmp_path: Path) -> None:
+    config = _config(shapes, [STAGES[0]])
+    with pytest.raises(DataError, match=r"needs a detector, and model\.detector is missing; expected the file of"):
+        _trainer(replace(config, model=replace(config.model, encoder="regions")), tmp_path)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a folder; expected a file such as best\.safetensors in it"):
+        Checkpoint.load(tmp_path)
+
+
+def test_a_checkpoint_that_contradicts_itself_is_named(tmp_path: Path) -> None:
+    table = _config(tmp_path).to_dict()
+    path = tmp_path / "odd.safetensors"
+    Checkpoint({"model.a": torch.ones(3)}, {"config": table, "vocabulary": ["<pad>", "<s>", "</s>", "a"]}).save(path)
+    with pytest.raises(DataError, match=r"odd\.safetensors: does not fit its own configuration"):
+        Checkpoint.load(path).model()
+    Checkpoint({}, {"config": {**table, "other": 1}}).save(path)
+    with pytest.raises(DataError, match=r"odd\.safetensors: its configuration: "):
+        _ = Checkpoint.load(path).config
+
+
+def test_an_accelerator_whose_package_is_missing_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fabric(**_: object) -> None:
+        raise ModuleNotFoundError("install\ntorch_xla")
+
+    monkeypatch.setattr("camscribe.train.commands.train.Fabric", fabric)
+    config = tmp_path / "a.toml"
+    config.write_text('[data]\nroot = "x"\n[[stage]]\nname = "a"\nepochs = 1\n')
+    assert cli.main(["train", str(config), "--out", str(tmp_path / "run"), "--accelerator", "tpu"]) == 2
+    message = capsys.readouterr().err
+    assert "--accelerator tpu, precision " in message
+    assert message.endswith("install torch_xla\n")
+    assert message.count("\n") == 1
+
+
 def test_tuning_images_that_are_trained_on_too_are_told(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,15 +258,66 @@ def test_a_cache_takes_its_room_on_the_disk_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "rows.npy").stat().st_blocks * 512 >= 2_000_000
 
 
+def test_a_cache_that_was_cut_off_where_it_began_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "rows.npy").write_bytes(b"")
+    assert open_rows(tmp_path / "rows.npy", (4, 2)).shape == (4, 2)
+
+
+def test_networks_whose_weights_fit_each_other_have_caches_of_their_own(tmp_path: Path) -> None:
+    plain, caffe = Backbone("resnet50"), Backbone("caffe_resnet50")
+    caffe.stages.load_state_dict(plain.stages.state_dict())
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    source = PixelSource([CaptionedImage(tmp_path / "image.png", ("x",), "image", "train")], PixelSpec(64, 64), 1, 1)
+    for backbone in (plain, caffe):
+        FeatureCache(backbone, 0, source, tmp_path / "cache", show=False)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+
+
+def test_only_the_first_process_s_clock_counts() -> None:
+    assert Interval(3600.0, lambda mine: True).due()
+    assert not Interval(0.0, lambda mine: False).due()
+
+
+def test_the_scale_of_a_half_precision_loss_goes_on_where_it_was(shapes: Path, tmp_path: Path) -> None:
+    config = replace(_config(shapes, [STAGES[0]]), precision="16-mixed")
+
+    def trainer(scale: float) -> tuple[Trainer, torch.amp.GradScaler]:
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1, plugins=[plugin])
+        fabric.launch()
+        return Trainer(config, tmp_path, fabric, tmp_path / "cache"), scaler
+
+    first, before = trainer(2.0**12)
+    first.run()
+    again, after = trainer(2.0**5)
+    last = Checkpoint.load(tmp_path / "last.safetensors")
+    kept = {name: value for name, value in last.tensors.items() if name.startswith("precision.")}
+    again._restore(Checkpoint(kept, last.meta), {})
+    assert after.state_dict() == before.state_dict()
+
+
+def test_what_is_taken_from_a_checkpoint_is_the_average_that_was_validated(shapes: Path, tmp_path: Path) -> None:
+    _trainer(_config(shapes, [{**STAGES[0], "epochs": 1, "average_decay": 0.5}]), tmp_path).run()
+    last = Checkpoint.load(tmp_path / "last.safetensors")
+    found, raw = last.model().state_dict(), last.of("model.")
+    average = last.of("average.")
+    assert average
+    assert all(torch.equal(found[name], value) for name, value in average.items())
+    assert any(not torch.equal(raw[name], value) for name, value in average.items())
+
+
 def test_two_processes_train_the_same_weights(shapes: Path, tmp_path: Path) -> None:
     model = "\n".join(f"{key} = {json.dumps(value)}" for key, value in MODEL.items())
+    # What a clock decides, or a score that the first process alone knows, is decided for both: else they wait for ever.
+    waiting = {**STAGES[0], "name": "waiting", "epochs": 20, "learning_rate": 0.0, "average_decay": 0.0, "patience": 1}
     stages = "\n".join(
         "[[stage]]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in stage.items())
-        for stage in (STAGES[0], STAGES[3])
+        for stage in (STAGES[0], waiting, STAGES[3])
     )
     config = tmp_path / "run.toml"
     config.write_text(
-        f'[data]\nroot = "{shapes}"\nmin_count = 1\nmax_words = 9\n[model]\n{model}\n'
+        f'checkpoint_seconds = 1\n[data]\nroot = "{shapes}"\nmin_count = 1\nmax_words = 9\n[model]\n{model}\n'
         f"[validation]\nmax_words = 9\n{stages}\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
@@ -230,9 +325,10 @@ def test_two_processes_train_the_same_weights(shapes: Path, tmp_path: Path) -> N
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "waiting: no better CIDEr in 1 validations" in done.stdout
     last = Checkpoint.load(tmp_path / "run" / "last.safetensors")
     assert {name for name in last.tensors if name.startswith("rng.")} == {"rng.0", "rng.1"}
-    assert len([entry for entry in last.meta["history"] if "tune_cider" in entry]) == 3
+    assert len([entry for entry in last.meta["history"] if "tune_cider" in entry]) == 5
     assert done.stdout.count("best checkpoint") == 1
 
 

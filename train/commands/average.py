@@ -16,7 +16,11 @@ import torch
 
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import DataError
+from camscribe.runtime.files import make_folder
 from camscribe.train.checkpoint import Checkpoint
+
+_FREE = {"weights", "dropout", "detector", "image_height", "image_width", "no_repeat", "no_stutter"}
+"""Keys of [model] that no weight hangs on, in which checkpoints may differ."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write")
     options = parser.parse_args(argv)
+    make_folder(options.out.parent, "--out")
     average(options.checkpoints, options.plus).save(options.out)
     count = len(options.checkpoints)
     what = f"the mean of {count} checkpoints" if count > 1 else "one checkpoint"
@@ -55,13 +60,19 @@ def average(paths: Sequence[Path], plus: Sequence[Path] | None = None) -> Checkp
     """
     paths = [*paths, *(plus or ())]
     checkpoints = [Checkpoint.load(path) for path in paths]
-    weights = [{**checkpoint.of("model."), **checkpoint.of("average.")} for checkpoint in checkpoints]
+    weights = [checkpoint.weights for checkpoint in checkpoints]
     for path, checkpoint, tensors in zip(paths, checkpoints, weights, strict=True):
         same = checkpoint.meta.get("vocabulary") == checkpoints[0].meta.get("vocabulary")
         shapes = {name: value.shape for name, value in tensors.items()}
         if not same or shapes != {name: value.shape for name, value in weights[0].items()}:
             raise DataError(
                 f"{path}: is of another model or vocabulary than {paths[0]}; average checkpoints of one run"
+            )
+        other = _differences(checkpoints[0], checkpoint)
+        if other:
+            raise DataError(
+                f"{path}: is of another model than {paths[0]}: [model] differs in {', '.join(other)}; average "
+                "checkpoints of one run"
             )
     count = len(paths) - len(plus or ())
     made = {
@@ -73,6 +84,16 @@ def average(paths: Sequence[Path], plus: Sequence[Path] | None = None) -> Checkp
     parts = [_named(path, checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)]
     said = {name: value for name, value in checkpoints[count - 1].meta.items() if name not in ("schema", "plus")}
     return Checkpoint(made, {**said, "averaged": parts[:count], **({"plus": parts[count:]} if plus else {})})
+
+
+def _differences(first: Checkpoint, second: Checkpoint) -> list[str]:
+    """What two checkpoints' models have otherwise that the shapes of weights need not show, such as heads."""
+    ours, theirs = (checkpoint.meta.get("config", {}).get("model", {}) for checkpoint in (second, first))
+    return [
+        f"{name} ({ours[name]!r}, expected {found!r})"
+        for name, found in theirs.items()
+        if name not in _FREE and name in ours and ours[name] != found  # an older file lacks newer keys
+    ]
 
 
 def _mean(tensors: Sequence[torch.Tensor], *change: torch.Tensor) -> torch.Tensor:

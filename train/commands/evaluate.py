@@ -15,8 +15,9 @@ import numpy as np
 
 from camscribe.runtime.commands.arguments import Parser, add_device_arguments, add_ensemble_argument, named_bundle
 from camscribe.runtime.errors import DataError, OptionError
-from camscribe.runtime.files import make_folder, write_atomically
+from camscribe.runtime.files import write_atomically
 from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
+from camscribe.runtime.guided.options import OwnChanges
 from camscribe.runtime.vocab import Vocabulary
 from camscribe.train.captioning import (
     CHECKPOINT_SUFFIX,
@@ -28,7 +29,7 @@ from camscribe.train.captioning import (
     write_lines,
 )
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.commands.evaluate_images import evaluate_images, is_enhancer
+from camscribe.train.commands.evaluate_images import check_outputs, evaluate_images, is_enhancer, refuse_ignored
 from camscribe.train.metrics import METRICS, Quality, Scores, quality, score
 from camscribe.train.readers import FORMATS, CaptionedImage, Dataset, read_dataset
 from camscribe.train.versions import versions
@@ -37,10 +38,27 @@ REPORT_SCHEMA = 1
 _NAMES = dict(zip(METRICS, ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"), strict=True))
 _SPLITS = {"flickr8k": "dev", "karpathy": "val", "coco": "val"}
 _SAMPLES = 12
+_BATCH = 8
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "pycocoevalcap")
 
 
-_FLAGS = {"bundle_variant": "variant", "small": "small", "self_ensemble": "self-ensemble"}
+_FLAGS = {"bundle_variant": "variant", "small": "small", "self_ensemble": "self-ensemble", "border": "border"}
+_OF_MODELS: dict[str, Any] = {
+    "features": None,
+    "beams": None,
+    "length_penalty": None,
+    "max_words": None,
+    "min_words": None,
+    "stop": None,
+    "ban": [],
+    "batch": _BATCH,
+    **dict.fromkeys(OwnChanges.__annotations__),
+    "backend": "auto",
+    "precision": None,
+    "threads": None,
+    "verbose": False,
+}
+"""Options that mean nothing where no model captions, with their defaults."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,12 +67,10 @@ def main(argv: Sequence[str]) -> int:
     options.model = named_bundle(options.model)
     if options.bicubic is not None or (options.model is not None and is_enhancer(options.model)):
         return evaluate_images(options, argv)
-    for option in ("bundle_variant", "small", "self_ensemble"):
-        if getattr(options, option):
+    for option in _FLAGS:
+        if getattr(options, option) not in (None, False):
             raise OptionError(f"--{_FLAGS[option]} is an enhancer's; name one, or --bicubic SCALE")
-    for path, name in ((options.out, "--out"), (options.captions_out, "--captions-out"), (options.sheet, "--sheet")):
-        if path is not None:
-            make_folder(path.parent, name)
+    check_outputs({"--out": options.out, "--captions-out": options.captions_out, "--sheet": options.sheet})
     outcome = _read_captions(options) if options.results is not None else _make_captions(options)
     scores = score(outcome.texts, {image.image_id: image.captions for image in outcome.images}, options.tokenizer)
     counts = quality(outcome.texts.values(), outcome.vocabulary)
@@ -69,10 +85,10 @@ def main(argv: Sequence[str]) -> int:
         "missing": list(scores.missing),
         "quality": counts.to_dict(),
     }
+    if options.sheet is not None:  # First, as it fails where there is nothing to draw.
+        _draw(outcome, options.sheet)
     if options.out is not None:
         write_atomically(options.out, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
-    if options.sheet is not None:
-        _draw(outcome, options.sheet)
     _print(report, scores, counts)
     return 0
 
@@ -135,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--min-words", type=int, metavar="N")
     search.add_argument("--stop", choices=("optimal", "first_k"), help="when an image's search ends")
     search.add_argument("--ban", action="append", default=[], metavar="WORD", help="a word that may not appear")
-    search.add_argument("--batch", type=int, default=8, metavar="B", help="images captioned together (default: 8)")
+    search.add_argument("--batch", type=int, default=_BATCH, metavar="B", help="images captioned together (default: 8)")
     add_guided_arguments(parser)
     output = parser.add_argument_group("scores and output")
     output.add_argument(
@@ -157,7 +173,7 @@ def _make_captions(options: argparse.Namespace) -> _Outcome:
     captions = caption_split(
         options.model,
         dataset.images,
-        device=Device(options.backend, options.precision, options.threads),
+        device=Device(options.backend, options.precision, options.threads, options.verbose),
         batch=options.batch,
         ban=options.ban,
         changes={
@@ -171,9 +187,9 @@ def _make_captions(options: argparse.Namespace) -> _Outcome:
         features=options.features,
         ensemble=options.ensemble,
     )
-    if options.captions_out is not None:
-        write_atomically(options.captions_out, write_lines(captions, dataset.images))
     _check_readable(captions, options)
+    if options.captions_out is not None:  # Before they are scored: captioning takes longest.
+        write_atomically(options.captions_out, write_lines(captions, dataset.images))
     texts = {image: written.text for image, written in captions.by_image.items()}
     images = [image for image in dataset if image.image_id in texts]
     about = {
@@ -197,6 +213,7 @@ def _read_captions(options: argparse.Namespace) -> _Outcome:
     """Reads captions made elsewhere. As in coco-caption, images without one are left out; the report says so."""
     if options.model is not None or options.ensemble or options.captions_out is not None:
         raise OptionError("--results scores captions that exist already; leave out models and --captions-out")
+    refuse_ignored(options, _OF_MODELS, "--results scores captions that exist already, with no model")
     dataset = _read(options, with_images=options.sheet is not None)
     texts = read_results(options.results)
     images = [image for image in dataset if image.image_id in texts]
@@ -233,8 +250,9 @@ def _split(options: argparse.Namespace) -> str:
 
 
 def _check_readable(captions: Captions, options: argparse.Namespace) -> None:
-    for line in captions.unreadable:
-        print(f"camscribe: {line}", file=sys.stderr)
+    if not options.skip_bad or not captions.by_image:  # Those left out are said with the scores.
+        for line in captions.unreadable:
+            print(f"camscribe: {line}", file=sys.stderr)
     if captions.unreadable and not options.skip_bad:
         raise DataError(
             f"{len(captions.unreadable)} images cannot be read, so there are no scores; leave them out with --skip-bad"

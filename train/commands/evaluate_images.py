@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -56,6 +57,9 @@ _CAPTIONERS = (
     *OwnChanges.__annotations__,
 )
 """Options of ``camscribe evaluate`` that mean nothing here."""
+_MODELS = {"backend": "auto", "precision": None, "threads": None, "verbose": False, "bundle_variant": None}
+"""Those that mean nothing without a model, with their defaults."""
+_FLAGS = {"bundle_variant": "variant"}
 _LARGE, _SMALL = "_HR", "_LR"
 _SMALLEST = 11
 
@@ -79,9 +83,9 @@ def evaluate_images(options: argparse.Namespace, argv: Sequence[str]) -> int:
             raise OptionError(f"--{name.replace('_', '-')} is a captioner's; enlarged images are scored here")
     if options.border is not None and options.border < 0:
         raise OptionError(f"--border is {options.border}; expected 0 or more pixels")
-    for path, name in ((options.out, "--out"), (options.sheet, "--sheet")):
-        if path is not None:
-            make_folder(path.parent, name)
+    if options.bicubic is not None:
+        refuse_ignored(options, _MODELS, "--bicubic runs no model")
+    check_outputs({"--out": options.out, "--sheet": options.sheet})
     enlarge, scale, about = _model(options)
     border = scale if options.border is None else options.border
     pairs, origin = read_pairs(options.data, options.small, scale, border)
@@ -133,6 +137,45 @@ def evaluate_images(options: argparse.Namespace, argv: Sequence[str]) -> int:
     if why_not:
         print(f"  no LPIPS: {why_not}")
     return 0
+
+
+def refuse_ignored(options: argparse.Namespace, defaults: Mapping[str, Any], why: str) -> None:
+    """Refuses options that would be ignored.
+
+    Args:
+        options: of the command line.
+        defaults: of the options in question, by their destination.
+        why: they would be.
+
+    Raises:
+        OptionError: one is given.
+    """
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            raise OptionError(f"--{_FLAGS.get(name, name).replace('_', '-')} is given, but {why}; leave it out")
+
+
+def check_outputs(outputs: Mapping[str, Path | None]) -> None:
+    """Makes sure that files can be written, before any work is done for them.
+
+    Args:
+        outputs: files, or None, by their option.
+
+    Raises:
+        OptionError: one is a folder, two are the same, or a folder cannot be made or written into.
+    """
+    taken: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise OptionError(f"{option} {path}: is a folder; expected the name of a file to write")
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise OptionError(f"{option} {path}: is the file of {other} too; expected two files")
+    for option, path in outputs.items():
+        if path is not None:
+            make_folder(path.parent, option)
 
 
 def read_pairs(large: Path, small: Path | None, scale: int, border: int) -> tuple[list[Pair], str]:
@@ -207,6 +250,9 @@ def _model(options: argparse.Namespace) -> tuple[Enlarge, int, dict[str, Any]]:
             options.threads,
             variant=options.bundle_variant,
         )
+        if options.verbose or enhancer.choice.surprising:
+            for reason in enhancer.choice.reasons:
+                print(f"camscribe: backend {reason}", file=sys.stderr)
         about = {
             "name": f"{enhancer.bundle.manifest.name} {enhancer.variant} {enhancer.choice.precision}",
             "bundle": enhancer.bundle.manifest.name,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.files import make_folder
 from camscribe.train.checkpoint import Checkpoint
 from camscribe.train.config import MemberConfig, ModelConfig
 from camscribe.train.detector import REGION_SETTINGS
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="two or more; joined ones, too")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write")
     options = parser.parse_args(argv)
+    make_folder(options.out.parent, "--out")
     joined = join(options.checkpoints)
     joined.save(options.out)
     for number, member in enumerate(joined.config.model.members):
@@ -69,7 +71,7 @@ def join(paths: Sequence[Path]) -> Checkpoint:
     if len(paths) < 2:
         raise OptionError(f"{paths[0]} alone is no ensemble; expected two or more checkpoints")
     checkpoints = [Checkpoint.load(path) for path in paths]
-    weights = [{**checkpoint.of("model."), **checkpoint.of("average.")} for checkpoint in checkpoints]
+    weights = [checkpoint.weights for checkpoint in checkpoints]
     models = [checkpoint.config.model for checkpoint in checkpoints]
     for path, checkpoint, model, tensors in zip(paths[1:], checkpoints[1:], models[1:], weights[1:], strict=True):
         if checkpoint.meta["vocabulary"] != checkpoints[0].meta["vocabulary"]:

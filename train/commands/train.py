@@ -108,8 +108,9 @@ def _fabric(accelerator: str, precision: str) -> Fabric:
                 strategy="ddp" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "auto",
                 precision=precision,  # type: ignore[arg-type]
             )
-        except (ValueError, RuntimeError) as error:
-            raise OptionError(f"--accelerator {accelerator}, precision {precision}: {error}") from error
+        except (ValueError, RuntimeError, ImportError) as error:  # the last where a package for it is missing
+            reason = " ".join(str(error).split())
+            raise OptionError(f"--accelerator {accelerator}, precision {precision}: {reason}") from error
         fabric.launch()
     return fabric
 

@@ -160,12 +160,9 @@ class Decoder(nn.Module):
         log_prob = self.log_prob(self.unroll(memory, state, inputs).parts)
         if not self.config.no_repeat:
             return self.without_stutter(inputs, log_prob)
-        before = F.pad(inputs[:, :, :-1], (1, 0))  # by <pad>, which is never said
-        each = [
-            self.without_repeats(before[:, :, : step + 1], inputs[:, :, step], log_prob[:, :, step])[0]
-            for step in range(inputs.shape[2])
-        ]
-        return torch.stack(each, dim=2)
+        # By <pad>, which is never said, so that each word has as many before it as the state holds.
+        said = F.pad(inputs[:, :, :-1], (_REMEMBERED, 0)).unfold(2, _REMEMBERED, 1)
+        return self.without_repeats(said, inputs, log_prob)[0]
 
     def follow(self, token: Tensor, state: State, memory: Memory) -> Advance:
         """``advance`` from token ids [B, K]."""
@@ -197,8 +194,8 @@ class Decoder(nn.Module):
         following = torch.cat([said[..., 1:], last], dim=-1)  # each of said
         # The last word is banned in any case, and so fills the places of a scatter where nothing would be repeated.
         # Of two words in a row all of this is one comparison and one choice, which is what a step's time hangs on.
-        banned = following[..., max(size - 2, 0) :] if size < before + 2 else last
-        for back in range(size - 1 if size < before + 2 else 0):
+        banned = following[..., max(size - 2, 0) :]
+        for back in range(size - 1):
             one = said[..., before - back, None] if back else last
             banned = torch.where(said[..., size - 2 - back : before - back] == one, banned, last)
         return log_prob.scatter(-1, banned.long(), float(DEAD)), following

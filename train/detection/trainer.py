@@ -66,7 +66,7 @@ class Trainer(Run):
         if start:
             check_same(start, config, self.names, config.start)
             self.model = build_detector(config.model, self.names, "none")
-            self.model.load_state_dict({**start.of("model."), **start.of("average.")})
+            self.model.load_state_dict(start.weights)
         elif self._resumed:
             self.model = build_detector(config.model, self.names, "none")
         else:
@@ -90,7 +90,7 @@ class Trainer(Run):
         loss, optimizer = self.fabric.setup(DetectionLoss(self.model), optimizer)
         if resumed:
             self._restore(resumed, {"optimizer": optimizer})
-        saver = Interval(self.config.checkpoint_seconds)
+        saver = self._saver()
         for epoch in range(self.position.epoch, stage.epochs):
             if self._is_over(stage, "mean average precision"):
                 break

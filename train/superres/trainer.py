@@ -17,7 +17,7 @@ from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train import figures
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.run import Interval, Run, learning_rate
+from camscribe.train.run import Run, learning_rate
 from camscribe.train.superres import pictures
 from camscribe.train.superres.adversary import Adversary
 from camscribe.train.superres.config import Config, ModelConfig, StageConfig
@@ -84,7 +84,7 @@ class Trainer(Run):
             for prefix, module in others.items():
                 module.load_state_dict(resumed.of(f"{prefix}."))
             self._restore(resumed, optimizers)
-        saver = Interval(self.config.checkpoint_seconds)
+        saver = self._saver()
         steps = self._steps(stage)
         while self._share(stage) < 1:
             logged: list[dict[str, float]] = []
@@ -94,9 +94,11 @@ class Trainer(Run):
             self.model.train()
             with ProgressBar(label, total, self.position.step, show=self.fabric.is_global_zero) as bar:
                 while self.position.step < total and (step := next(steps, None)):
-                    rate = step.rate
+                    rate, start = step.rate, time.monotonic()
                     logged.append(self._step(stage, index, step, generator, optimizer, adversary))
                     self.position.step += 1
+                    if stage.minutes:
+                        self.position.seconds = self._agreed(self.position.seconds + time.monotonic() - start)
                     bar.update(
                         self.position.step, " ".join(f"{name} {value:.4f}" for name, value in logged[-1].items())
                     )
@@ -112,14 +114,10 @@ class Trainer(Run):
         self.fabric.barrier()
 
     def _steps(self, stage: StageConfig) -> Iterator[_Step]:
-        """The stage's steps that are left, until its steps or its time are over; keeps the time."""
-        last = time.monotonic()
+        """The stage's steps that are left, until its steps or its time are over."""
         while (share := self._share(stage)) < 1:
             done = self.position.epoch * stage.validate_every + self.position.step
             yield _Step(done, learning_rate(done, share, stage.warm_up_steps, stage.final_learning_rate))
-            now = time.monotonic()
-            self.position.seconds += now - last
-            last = now
 
     def _share(self, stage: StageConfig) -> float:
         """How much of the stage is done."""

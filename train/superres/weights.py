@@ -28,7 +28,7 @@ def load_generator(checkpoint: Checkpoint, where: str = "checkpoint") -> Generat
         DataError: the checkpoint is of another task, or its tensors do not fit its configuration.
     """
     generator = Generator(config_of(checkpoint, where).model)
-    found, wanted = {**checkpoint.of("model."), **checkpoint.of("average.")}, generator.state_dict()
+    found, wanted = checkpoint.weights, generator.state_dict()
     problems = {
         "missing": [name for name in wanted if name not in found],
         "unknown": [name for name in found if name not in wanted],

@@ -256,7 +256,7 @@ def test_other_checkpoints_are_refused(learnt: Path, scenes: Path, tmp_path: Pat
         FasterRcnn(replace(config, weights=str(captioner))).read()
     with pytest.raises(DataError, match="is of task captioning; expected a detector's"):
         _trainer(_config(scenes, start=str(captioner)), tmp_path)
-    with pytest.raises(DataError, match="checkpoint is of task detection; expected a captioner's"):
+    with pytest.raises(DataError, match=r"best\.safetensors: is of task detection; expected a captioner's"):
         _ = Checkpoint.load(learnt / "best.safetensors").config
 
 

@@ -135,6 +135,24 @@ def test_wrong_pairs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "PSNR, luma" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "option", [["--backend", "cpu"], ["--precision", "int8"], ["--threads", "1"], ["--verbose"], ["--variant", "gan"]]
+)
+def test_bicubic_refuses_what_a_model_takes(
+    tmp_path: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--bicubic", "4", "--data", str(tmp_path), *option]) == 2
+    assert f"{option[0]} is given, but --bicubic runs no model; leave it out" in capsys.readouterr().err
+
+
+def test_reports_and_sheets_are_files_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "--bicubic", "4", "--data", str(tmp_path)]
+    assert main([*arguments, "--sheet", str(tmp_path)]) == 2
+    assert f"--sheet {tmp_path}: is a folder; expected the name of a file" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(tmp_path / "a"), "--sheet", str(tmp_path / "a")]) == 2
+    assert "is the file of --out too; expected two files" in capsys.readouterr().err
+
+
 def test_small_images_may_lie_in_their_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "large").mkdir()
     (tmp_path / "small").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,23 @@ def test_a_killed_run_resumes_exactly(
 
 
 def test_the_clock_ends_a_stage(photographs: Path, tmp_path: Path) -> None:
-    stage = {**PIXEL, "steps": 1_000_000, "minutes": 0.02, "validate_every": 20}
+    stage = {**PIXEL, "steps": 1_000_000, "minutes": 0.02, "validate_every": 2}
     trainer = _trainer(_config(photographs, [stage]), tmp_path)
+    validated: list[int] = []
+    validate = trainer._validate
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.7)  # which is no training
+        validated.append(trainer.position.step)
+        validate(*given)
+
+    trainer._validate = slowly  # type: ignore[method-assign]
+    began = time.monotonic()
     trainer.run()
-    done = trainer.position.epoch * 20
+    done = trainer.position.epoch * 2
     assert 0 < done < 1_000_000
-    assert trainer.position.seconds >= 1.2
+    assert all(validated), "a validation follows steps"
+    assert 1.2 <= trainer.position.seconds <= time.monotonic() - began - 0.7 * len(validated)
     assert Checkpoint.load(tmp_path / "last.safetensors").meta["progress"]["seconds"] >= 1.2
 
 
