@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ SINKS = {
     "zenoh": Plug("camscribe.runtime.stream.zenoh:ZenohSink", "zenoh"),
 }
 """By option. Each is called with the option's value."""
+_TWICE_S = 0.5
+"""A signal that follows another so soon is the same one: GNU timeout sends each to the process and to its group."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -160,13 +163,17 @@ def _end(stream: CaptionStream, *, as_json: bool) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM end the stream as it should end; they are only noted, in a list. A second one interrupts."""
+    """Ctrl-C and SIGTERM end the stream as it should end; they are only noted, in a list. A later one interrupts."""
     received: list[int] = []
+    first_s = 0.0
 
     def note(number: int, frame: object) -> None:
-        if received:
+        nonlocal first_s
+        if not received:
+            first_s = time.monotonic()
+            received.append(number)
+        elif time.monotonic() - first_s > _TWICE_S:
             raise KeyboardInterrupt
-        received.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

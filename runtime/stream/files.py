@@ -26,13 +26,13 @@ def open_source(uri: SourceUri) -> Source:
     fps = uri.number("fps", 0.0, 0.0, 1000.0)
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         request = Request("video", str(path.absolute()), fps=fps)
-        return played(uri, lambda: GrabSource(request, uri.path, live=False))
+        return played(uri, lambda: GrabSource(request, uri.path, live=False), fps or 1.0)
     files, problems = expand([uri.path])
     if problems:
         raise problems[0]
     if not path.exists() and files == [path]:
         raise SourceError(f"{uri.path}: no such file; expected a video, an image, a folder or a glob of images")
-    return played(uri, lambda: ImageSource(files, fps or 1.0))
+    return played(uri, lambda: ImageSource(files, fps or 1.0), fps or 1.0)
 
 
 class ImageSource:

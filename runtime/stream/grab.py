@@ -92,6 +92,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     capture = {"v4l2": _v4l2, "rtsp": _rtsp, "http": _http, "video": _video}[request.kind]
     try:
+        _check_name(request.address)
         for shot in capture(request):
             if isinstance(shot, _DamagedError):
                 _write_text(out, b"B", str(shot))
@@ -103,6 +104,14 @@ def main() -> int:
     except BrokenPipeError:
         pass
     return 0
+
+
+def _check_name(address: str) -> None:
+    """Refuses what OpenCV would crash on."""
+    try:
+        address.encode()
+    except UnicodeEncodeError as error:
+        raise _LostError("its name is not UTF-8; rename it") from error
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -16,8 +17,8 @@ class JsonlSink:
     """Appends a line for each caption.
 
     Each line is written at once and whole, so a process that is killed loses none; the disk is told to keep them once a
-    second, so a power cut loses a second. A line that an earlier process left unfinished is cut off. On a full disk the
-    file ends with the last whole line.
+    second, so a power cut loses a second. A line that an earlier process left unfinished is cut off; one that lacks its
+    newline alone gets it. On a full disk the file ends with the last whole line. The file is this sink's alone.
     """
 
     wants_frames = False
@@ -34,13 +35,15 @@ class JsonlSink:
         """Opens the file, new or with lines in it already.
 
         Raises:
-            SinkError: it cannot be written, or holds something else.
+            SinkError: it cannot be written, holds something else, or another stream writes it.
         """
         try:
-            self._new = not self._path.exists()
-            if not self._new and not self._path.is_file():
+            new = not self._path.exists()
+            if not new and not self._path.is_file():
                 raise SinkError(f"{self.name}: is not a regular file; expected a file of JSON lines, or a new name")
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock()
+            self._new = new  # else close would remove what another stream began at the same time
             self._size = self._end_of_lines(os.fstat(self._file).st_size)
             os.ftruncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)
@@ -84,22 +87,37 @@ class JsonlSink:
         """Closes the file; one that is new and has no lines goes away."""
         if self._file < 0:
             return
-        os.close(self._file)
-        self._file = -1
-        if self._new and not self._size:
-            self._path.unlink(missing_ok=True)
+        try:
+            if self._new and not self._size:  # while it is locked, so that no other stream can have begun it
+                self._path.unlink(missing_ok=True)
+        finally:
+            os.close(self._file)
+            self._file = -1
+
+    def _lock(self) -> None:
+        """Keeps other streams, and other sinks of this one, from writing the file until it is closed."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SinkError(f"{self.name}: another stream writes it; name another file") from error
+        except OSError:  # a file system without locks
+            pass
 
     def _end_of_lines(self, size: int) -> int:
-        """Where the last whole line ends."""
+        """Where the last whole line ends, after its newline was added should only that be missing."""
         if not size:
             return 0
         if os.pread(self._file, 1, 0) != b"{":
             raise SinkError(f"{self.name}: holds something else than JSON lines; name another file")
-        end = size
-        while end:
+        end, start, found = size, 0, -1
+        while end and found < 0:
             start = max(0, end - 65536)
             found = os.pread(self._file, end - start, start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
             end = start
-        return 0
+        whole = start + found + 1
+        try:
+            json.loads(os.pread(self._file, size - whole, whole))
+        except (ValueError, RecursionError):  # nothing, or a part of a line
+            return whole
+        os.pwrite(self._file, b"\n", size)
+        return size + 1

@@ -12,15 +12,20 @@ from camscribe.runtime.stream.source import Source
 from camscribe.runtime.stream.uri import SourceUri
 
 
-def played(uri: SourceUri, open_source: Callable[[], Source]) -> Source:
+def played(uri: SourceUri, open_source: Callable[[], Source], fps: float = 1.0) -> Source:
     """A recording as the options ``loop`` and ``realtime`` want it.
+
+    Args:
+        uri: has the options.
+        open_source: opens the recording.
+        fps: see ``Loop``.
 
     Raises:
         SourceError: it cannot be opened.
         OptionError: an option is neither 0 nor 1.
     """
     loop, realtime = uri.flag("loop"), uri.flag("realtime")
-    source: Source = Loop(open_source) if loop else open_source()
+    source: Source = Loop(open_source, fps) if loop else open_source()
     return RealTime(source) if realtime else source
 
 
@@ -29,15 +34,17 @@ class Loop:
 
     Args:
         open_source: opens the recording.
+        fps: the pace of a recording of a single frame, whose stamps show none.
     """
 
-    def __init__(self, open_source: Callable[[], Source]) -> None:
+    def __init__(self, open_source: Callable[[], Source], fps: float) -> None:
         self._open = open_source
         self._lock = threading.Lock()
         self._closed = False
         self._source = open_source()
         self.live = self._source.live
-        self._frames = self._last_ns = self._step_ns = self._shift_ns = 0
+        self._frames = self._last_ns = self._shift_ns = 0
+        self._step_ns = round(1e9 / fps)
         self._fresh = False
         """Whether the recording has begun anew and gave no frame since."""
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from camscribe.runtime.captioner import Captioner
-from camscribe.runtime.errors import EngineError, OptionError, SinkError, SourceError
+from camscribe.runtime.errors import EngineError, OptionError, SinkError, SourceError, one_line
 from camscribe.runtime.search import SearchOptions
 from camscribe.runtime.stream import uri
 from camscribe.runtime.stream.capture import Capture
@@ -85,10 +85,12 @@ class CaptionStream:
             if value is not None and not 0 < value <= most:
                 raise OptionError(f"{name} is {value}; expected a number above 0, up to {most:g}")
         self._captioner, self._search = captioner, search or captioner.options()
+        self._begun_with, self._refused = self._search, self._search
         self._name, self._open_source, self._reopens = _opener(source)
         self._interval_s, self._max_age_ms, self._enhance = 1 / rate if rate else 0.0, max_age_ms, enhance
         self._change = None if on_change is None else SceneChange(on_change)
-        self._report = report or _LOG.warning
+        say = report or _LOG.warning
+        self._report: Callable[[str], None] = lambda line: say(one_line(line))  # names of files may hold anything
         self._tally = Tally()
         self._deliveries = [Delivery(sink, self, self._report, waits=False) for sink in sinks]
         self._capture: Capture | None = None
@@ -151,6 +153,7 @@ class CaptionStream:
         Raises:
             StopIteration: the source has ended, or the stream was closed.
             SourceError: the source was lost before its first frame, or for good.
+            OptionError: no caption is possible with the options that the stream began with.
             EngineError: the captioner failed.
         """
         with self._turn:
@@ -195,15 +198,25 @@ class CaptionStream:
         self._due += self._interval_s
         if self._due <= began:
             self._due = began + self._interval_s
+        search = self._search
         try:
             if self._enhance is not None:
                 frame = self._enhance(frame)
-            (caption,) = self._captioner.caption_each([frame.pixels], self._search, frame.color, batch=1)
+            (caption,) = self._captioner.caption_each([frame.pixels], search, frame.color, batch=1)
             if isinstance(caption, SourceError):
                 raise caption
         except SourceError as error:
             self._tally.add("failed")
             self._report(f"frame {frame.sequence}: {error}")
+            return None
+        except OptionError as error:
+            if search is self._begun_with:
+                raise
+            # Of a change meanwhile, which must not end the stream. Every frame fails until the next: said once.
+            self._tally.add("failed")
+            if search is not self._refused:
+                self._refused = search
+                self._report(f"frame {frame.sequence}: {error}")
             return None
         except EngineError:
             if self._stop.is_set():  # closed, and the captioner after it

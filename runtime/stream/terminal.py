@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 
+from camscribe.runtime.errors import one_line
 from camscribe.runtime.stream.counters import Counts
 from camscribe.runtime.stream.frame import Captioned, Frame
 from camscribe.runtime.stream.sink import Control
@@ -44,7 +45,7 @@ class TerminalSink:
         seconds = item.frame.stamp_ns / 1e9
         moment = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{int(seconds % 1 * 10)}"
         note = f"{item.caption.score:.2f}  {item.caption.timings.total_ms:.0f} ms  age {item.age_ms:.0f} ms"
-        self._print(f"{item.frame.name or moment}  {item.caption.text:<64}  {note}")
+        self._print(one_line(f"{item.frame.name or moment}  {item.caption.text:<64}  {note}"))
 
     def counts(self, counts: Counts) -> None:
         """Shows the counters below the captions, on a terminal."""

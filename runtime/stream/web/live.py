@@ -27,6 +27,8 @@ HEARTBEAT_S = 20.0
 """A page whose browser does not answer is disconnected after one and a half times as long."""
 GOODBYE_S = 0.2
 """How long a page may take to say goodbye when the stream ends."""
+_MAX_DIGITS = 20
+"""Of a sequence number; ``int`` refuses thousands."""
 _BOUNDARY = "camscribe-frame"
 PICTURE_HEADER = struct.Struct(">d")
 """Before each JPEG of the WebSocket: the frame's sequence number, as JavaScript has numbers."""
@@ -105,8 +107,8 @@ class Live:
         from aiohttp import web
 
         text = request.query.get("sequence")
-        if text is not None and not (text.isascii() and text.isdecimal()):
-            return problem(400, f"sequence is {text!r:.50}; expected a number")
+        if text is not None and not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
+            return problem(400, f"sequence is {text!r:.50}; expected a number of at most {_MAX_DIGITS} digits")
         pictures, newest, captioned = self._hub.pictures, self._hub.frames.value, self._hub.captions.value
         if newest is None:
             return problem(503, "there is no frame yet", {"Retry-After": "1"})

@@ -19,6 +19,7 @@ from PIL import Image
 
 from camscribe.runtime import cli
 from camscribe.runtime.bundle import Bundle
+from camscribe.runtime.commands import stream as stream_command
 from camscribe.runtime.stream.plugs import Plug
 
 Run = Callable[..., tuple[int, str, str]]
@@ -50,6 +51,18 @@ def test_lines_and_a_summary(stream: Run, photos: Path) -> None:
     assert [Path(line.split()[0]).name for line in out.splitlines()] == [f"p{index}.png" for index in range(5)]
     assert err.startswith("camscribe: captured 5, captioned 5, dropped 0, age ")
     assert err.count("\n") == 1
+
+
+def test_names_with_control_characters_are_one_harmless_line(stream: Run, photos: Path) -> None:
+    (photos / "p0.png").rename(photos / "a\nb\x1b[31m.png")
+    (photos / "bad\n\x1b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    status, out, err = stream(photos)
+    assert status == 1
+    assert len(out.splitlines()) == 5
+    assert r"a\nb\x1b[31m.png" in out
+    assert err.count("\n") == 2
+    assert r"bad\n\x1b.png: is a damaged" in err
+    assert "\x1b" not in out + err
 
 
 def test_guided_searches(stream: Run, photos: Path) -> None:
@@ -156,6 +169,19 @@ def test_signals_end_it_as_it_should_end(toy_bundle: Bundle, tmp_path: Path, num
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["counts"]["captioned"] >= 1
     assert b"idx1" in path.read_bytes()  # the recording was completed
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNU timeout sends each to the process and to its group."""
+    now = 100.0
+    monkeypatch.setattr(stream_command.time, "monotonic", lambda: now)
+    with stream_command._signals() as received:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+        now = 100.6
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_counters_are_live_on_a_terminal_only(toy_bundle: Bundle) -> None:

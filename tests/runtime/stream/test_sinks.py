@@ -76,6 +76,44 @@ def test_what_is_no_file_of_lines_is_left_alone(captioner: Captioner, ticker: An
     assert not (tmp_path / "empty.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"a": 1}\n{"b": 2}', '{"a": 1}\n{"b": 2}\n'),
+        ('{"a": 1}', '{"a": 1}\n'),
+        ('{"a": 1}\n{"b": ', '{"a": 1}\n'),
+        ('{"a": ', ""),
+        (f'{{"a": "{"x" * 70_000}"}}\n{{"b": "{"y" * 140_000}"}}', None),
+        (f'{{"a": 1}}\n{{"b": {"[" * 100_000}', '{"a": 1}\n'),
+    ],
+    ids=["whole", "first", "cut", "first cut", "long", "deep"],
+)
+def test_a_last_line_that_lacks_only_its_newline_is_kept(
+    control: Any, captioned: Any, tmp_path: Path, before: str, after: str | None
+) -> None:
+    path, sink, item = tmp_path / "x.jsonl", JsonlSink(tmp_path / "x.jsonl"), captioned()
+    path.write_text(before)
+    sink.open(control)
+    sink.caption(item)
+    sink.close()
+    assert path.read_text() == f"{before + chr(10) if after is None else after}{json.dumps(item.to_dict())}\n"
+
+
+def test_a_file_is_written_by_one_sink_alone(control: Any, captioned: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    first, second, third = JsonlSink(path), JsonlSink(path), JsonlSink(path)
+    first.open(control)
+    with pytest.raises(SinkError, match=r"x\.jsonl: another stream writes it; name another file"):
+        second.open(control)
+    second.close()
+    first.caption(captioned())
+    first.close()
+    third.open(control)
+    third.caption(captioned())
+    third.close()
+    assert len(lines(path)) == 2
+
+
 # --- AVI.
 
 

@@ -145,12 +145,28 @@ def test_a_part_of_the_frames_at_the_recorded_pace_and_again(tmp_path: Path) -> 
     assert all(np.diff([frame.stamp_ns for frame in found]) > 0)
 
 
+def test_a_single_image_is_looped_at_its_pace(photos: Path) -> None:
+    stamps = [frame.stamp_ns for frame in frames(open_source(f"{photos / 'p0.png'}?loop=1"), 3)]
+    assert np.diff(stamps).tolist() == [10**9] * 2
+    began = time.monotonic()
+    found = frames(open_source(f"{photos / 'p0.png'}?loop=1&realtime=1&fps=20"), 5)
+    assert time.monotonic() - began > 4 / 20 - 0.01
+    assert len(found) == 5
+
+
 def test_a_truncated_video_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
     path = write_video(tmp_path / "cut.avi", [100] * 40)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     found, said = until_lost(open_source(str(path)))
     assert said == [f"{path}: ends after {len(found)} of 40 frames; the file is truncated or damaged"]
     assert 10 < len(found) < 40
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_video_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", [100] * 5).rename(tmp_path / os.fsdecode(b"clip\xff.avi"))
+    with pytest.raises(SourceError, match=r"\.avi: its name is not UTF-8; rename it$"):
+        frames(open_source(str(path)))
 
 
 def test_a_missing_codec_is_named(tmp_path: Path) -> None:

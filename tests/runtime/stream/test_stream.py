@@ -230,6 +230,25 @@ def test_pause_and_search_options_from_a_sink(captioner: Captioner, ticker: Any)
         assert len(keeper.captions[-1].caption.hypotheses) == 2
 
 
+def test_a_change_that_leaves_no_caption_is_said_once_and_ends_nothing(captioner: Captioner, ticker: Any) -> None:
+    said: list[str] = []
+    nothing = captioner.options(ban=[word for word in captioner.bundle.vocabulary.tokens if word != "</s>"], beams=1)
+    keeper = Keeper()
+    with CaptionStream(captioner, ticker(rate=100), [keeper], search=nothing, report=said.append) as stream:
+        stream.start()
+        until(lambda: bool(keeper.captions), "an empty caption comes")
+        stream.change(min_words=1)
+        until(lambda: stream.counts().failed > 3, "frames fail")
+        stream.change(min_words=0)
+        before = len(keeper.captions)
+        until(lambda: len(keeper.captions) > before + 1, "captions come again")
+    assert len(said) == 1
+    assert "no caption is possible: min_words 1" in said[0]
+    # What it began with can only be a mistake, and is an error.
+    with pytest.raises(OptionError, match="no caption is possible"):
+        list(CaptionStream(captioner, ticker(rate=100), search=nothing.override(min_words=1)))
+
+
 def test_rate_limits_captions(captioner: Captioner, ticker: Any) -> None:
     source = ticker(rate=200)
     began = time.monotonic()
