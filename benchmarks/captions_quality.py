@@ -1,7 +1,7 @@
 """Quality beside latency: CIDEr and BLEU-4 on a split, and how many captions are those of float32.
 
 The scores are those of ``camscribe evaluate``, run as a command, so that they are the very ones that it prints and this
-folder needs nothing of the training side. Where that is not installed, the shares alone are counted.
+folder needs nothing of the training side. Where there is no split, the shares alone are counted.
 """
 
 from __future__ import annotations

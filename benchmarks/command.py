@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ from camscribe.benchmarks.pages import AnyReport
 from camscribe.benchmarks.peers import PEERS
 from camscribe.benchmarks.session import Plan, Session
 from camscribe.runtime.bundle import kind_of
-from camscribe.runtime.commands.arguments import Parser, named_bundle
-from camscribe.runtime.errors import DataError, OptionError
+from camscribe.runtime.commands.arguments import Parser, folder, named_bundle
+from camscribe.runtime.errors import DataError, EngineError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
 from camscribe.runtime.images import expand, read
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.compare is not None:
-        return _compare(*options.compare, options.threshold)
+        return _compare(*options.compare, compare.THRESHOLD if options.threshold is None else options.threshold)
     options.bundles = [named_bundle(path) for path in options.bundles]
     kinds = {kind_of(path) for path in options.bundles}
     if len(kinds) > 1:
@@ -68,8 +69,8 @@ def main(argv: Sequence[str]) -> int:
         session = EnhancerSession(enhancer_plan, some, without, command, tell)
         return _run(session, options.out, lambda: enhancers.close(some))
     _refuse(parser, options, ("variant", "sizes"), "is an enhancer's; this bundle is a captioner's")
-    make_folder(options.out, "--out")
     plan = _plan(options)
+    make_folder(options.out, "--out")
     opened, left_out = variants.open_variants(
         options.bundles or [None], options.backend, options.precision, options.threads
     )
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BUNDLE",
         help="folders, or the word enhancer (default: the captioner that comes with camscribe)",
     )
-    parser.add_argument("--out", type=Path, default=Path("bench"), metavar="FOLDER", help="reports (default: bench)")
+    parser.add_argument("--out", type=folder, default=Path("bench"), metavar="FOLDER", help="reports (default: bench)")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     what = parser.add_argument_group("what is measured")
     backends = ", ".join(variants.BACKENDS)
@@ -130,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WxH",
         help=f"columns x rows that are cut from the photograph (default: {' '.join(enhancers.SIZES)})",
     )
-    quality = parser.add_argument_group("quality", "Needs camscribe[train]; without it the captions are compared only.")
+    quality = parser.add_argument_group(
+        "quality", "Needs camscribe[train]. Without --data the captions are compared only."
+    )
     quality.add_argument("--data", type=Path, metavar="FOLDER", help="a data set with captions")
     quality.add_argument("--split", metavar="NAME", help="split, or a part such as 'dev[:200]' (default: dev)")
     quality.add_argument("--format", default="flickr8k", help="layout of the data set (default: flickr8k)")
@@ -152,9 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument(
         "--threshold",
         type=float,
-        default=compare.THRESHOLD,
         metavar="X",
-        help="exit with 1 where a figure is worse by more than this share, and by more than the noise (default: 0.05)",
+        help="exit with 1 where a figure is worse by more than this share, and by more than the noise (default: "
+        f"{compare.THRESHOLD})",
     )
     return parser
 
@@ -167,7 +170,9 @@ def _refuse(parser: Parser, options: argparse.Namespace, names: Sequence[str], w
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuses numbers that have no meaning."""
+    """Refuses numbers that have no meaning, and what would be passed over or fail at the end."""
+    if options.threshold is not None:
+        raise OptionError("--threshold needs --compare OLD NEW, two reports")
     for name, least in (("rounds", 1), ("warm_up", 0), ("stage_rounds", 1), ("rate_seconds", 0), ("seed", 0)):
         value = getattr(options, name)
         if not least <= value <= 1_000_000:
@@ -187,12 +192,14 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError(f"--checkpoint {options.checkpoint}: no such file; expected a checkpoint of camscribe train")
     if options.data is None and (options.split is not None or options.captions is not None):
         raise OptionError("--split and --captions need --data, the data set's folder")
+    if options.data is not None and importlib.util.find_spec("safetensors") is None:
+        raise EngineError('--data needs safetensors, which is not installed: pip install "camscribe[train]"')
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    files, problems = expand(options.images or [str(EXAMPLES)])
-    if problems and options.images is None:
+    if options.images is None and not EXAMPLES.is_dir():
         raise OptionError(f"there is no folder {EXAMPLES} here; name photographs with --images")
+    files, problems = expand(options.images or [str(EXAMPLES)])
     if problems:
         raise problems[0]
     images = {portable(str(path)): read(path) for path in files}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from camscribe.runtime.bundle import Bundle
 from camscribe.runtime.caption import Caption, Sentence, Timings
-from camscribe.runtime.errors import EngineError, OptionError, SourceError
+from camscribe.runtime.errors import EngineError, OptionError, SourceError, did_you_mean
 from camscribe.runtime.executor import Backend, Choice, Executor, open_executor, search
 from camscribe.runtime.images import Color, ImageLike, as_rgb, is_on_gpu
 from camscribe.runtime.pixels import Pixels, PixelSpec, in_whole_image, opencv, reduce
@@ -192,11 +192,14 @@ class Captioner:
         """
         if not ban and not changes:
             return self._options
-        if isinstance(ban, str):
+        given: object = ban
+        words = isinstance(given, Collection) and all(isinstance(word, str) for word in given)
+        if isinstance(given, str) or not words:
             raise OptionError(f"ban is {ban!r}; expected a list of words")
         for word in ban:
             if word not in self.bundle.vocabulary:
-                raise OptionError(f"ban has {word!r}, which is not a word of this model{self._suggest(word)}")
+                close = did_you_mean(word, self.bundle.vocabulary.tokens)
+                raise OptionError(f"ban has {word!r}, which is not a word of this model{close}")
         options = self._options
         wanted = {name: value for name, value in changes.items() if value is not None}
         if not wanted.keys() <= _FIELDS:
@@ -312,7 +315,7 @@ class Captioner:
                         raise
         sentences = [tuple(map(self._sentence, hypotheses)) for hypotheses in found]
         if not all(sentences):
-            raise OptionError(_impossible(options))
+            raise OptionError(_impossible(options, self._options.ban))
         share = 1e3 / len(items)
         encode_ms, decode_ms = (encoded - start) * share, (decoded - encoded) * share
         words_ms = (perf_counter() - decoded) * share
@@ -372,12 +375,6 @@ class Captioner:
             self._biases = {ban: bias}
         return bias
 
-    def _suggest(self, word: str) -> str:
-        import difflib
-
-        close = difflib.get_close_matches(word.lower(), self.bundle.vocabulary.tokens, n=3, cutoff=0.7)
-        return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-
 
 def check_batch(batch: int) -> None:
     """Refuses what is no number of images to caption together.
@@ -397,12 +394,19 @@ def _together(images: list[Pixels | DeviceImage]) -> Pixels | list[Pixels | Devi
     return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
-def _impossible(options: SearchOptions) -> str:
-    """Why a search found nothing at all."""
-    wanted = getattr(options, "contain", ())
-    if len(wanted) > options.max_words:
-        return f"no caption is possible: contain has {len(wanted)} words, max_words is {options.max_words}; raise it"
-    return f"no caption is possible: {len(options.ban)} banned words and the other options leave no word over"
+def _impossible(options: SearchOptions, own: tuple[str, ...]) -> str:
+    """Why a search found nothing at all; ``own`` are the words that the bundle bans by itself."""
+    wanted: tuple[str, ...] = getattr(options, "contain", ())
+    on = [f"contain {' '.join(wanted)}"] if wanted else []
+    on += ["no_bad_endings"] if getattr(options, "no_bad_endings", False) else []
+    on += [f"max_words {options.max_words}"] if on else []  # else any length would do
+    no_repeat: int = getattr(options, "no_repeat", 0)
+    on += [f"no_repeat {no_repeat}"] if no_repeat else []
+    on += [f"min_words {options.min_words}"] if options.min_words else []
+    banned = len({*options.ban} - {*own})
+    on += [f"{banned} banned word{'s' * (banned > 1)}"] if banned else []
+    why = ", ".join(on) or "the bundle's own bans"
+    return f"no caption is possible: {why} leave no word over; change one of them"
 
 
 def _import_libraries() -> None:

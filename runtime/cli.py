@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
-from camscribe.runtime.errors import CamscribeError, EngineError, OptionError
+from camscribe.runtime.errors import CamscribeError, EngineError, OptionError, one_line
 
 
 class _Command(NamedTuple):
@@ -63,6 +63,7 @@ _OPTIONAL = frozenset(("cv2", "onnxruntime", "onnx", "onnxscript", "tensorrt", "
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # File names and words may hold what a terminal cannot show; that must not end the work.
         if hasattr(stream, "reconfigure"):
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(arguments)
         sys.stdout.flush()
     except CamscribeError as error:
-        print(f"camscribe: {error}", file=sys.stderr)
+        print(f"camscribe: {one_line(str(error))}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("camscribe: interrupted", file=sys.stderr)
@@ -80,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence(sys.stdout)
         status = 141  # as a shell reports a program that SIGPIPE ended
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
             raise
         _silence(sys.stdout)
-        print(f"camscribe: {error.filename or 'output'}: cannot be written ({error.strerror})", file=sys.stderr)
+        name = one_line(str(error.filename or "output"))
+        print(f"camscribe: {name}: cannot be written ({error.strerror})", file=sys.stderr)
         status = 2
     return status
 
@@ -134,6 +136,22 @@ def _help() -> str:
         "example: camscribe caption photos/ --out captioned --attention",
     ]
     return "\n".join(lines)
+
+
+def _open_standard_streams() -> None:
+    """Opens the null device where a shell closed one (``2>&-``), so that no file of ours takes its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # noqa: PERF203 - three of them
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - kept
 
 
 def _silence(stream: TextIO) -> None:

@@ -137,8 +137,8 @@ def open_network(
     """
     if backend not in get_args(Backend):
         raise OptionError(f"backend is {backend!r}; an enhancer runs on {', '.join(get_args(Backend))}")
-    if threads is not None and not 1 <= threads <= 1024:
-        raise OptionError(f"threads is {threads}; expected 1 to 1024")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= 1024):
+        raise OptionError(f"threads is {threads!r}; expected 1 to 1024, a whole number")
     wish = _Wish(folder, variant, precision, threads, tile)
     if backend == "auto":
         return _open_fastest(wish)

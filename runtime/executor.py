@@ -145,8 +145,8 @@ def open_executor(
     """
     if backend not in get_args(Backend):
         raise OptionError(f"backend is {backend!r}; expected {', '.join(get_args(Backend))}")
-    if threads is not None and not 1 <= threads <= 1024:
-        raise OptionError(f"threads is {threads}; expected 1 to 1024")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= 1024):
+        raise OptionError(f"threads is {threads!r}; expected 1 to 1024, a whole number")
     if backend == "auto":
         return _open_fastest(path, precision, threads, meanwhile)
     reasons: tuple[str, ...] = (f"{backend}: asked for",)

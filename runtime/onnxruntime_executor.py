@@ -195,6 +195,11 @@ def onnxruntime() -> ModuleType:
     try:
         import onnxruntime as module
     except ImportError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):  # Ctrl-C, which NumPy's C code makes an ImportError of
+                raise KeyboardInterrupt from error
+            cause = cause.__cause__ or cause.__context__
         raise EngineError(f'ONNX Runtime cannot be imported ({error}): pip install "camscribe[cpu]"') from error
     return cast(ModuleType, module)
 

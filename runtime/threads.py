@@ -24,19 +24,26 @@ def both(first: Callable[[], First], second: Callable[[], Second]) -> tuple[Firs
     """
     results: list[Second] = []
     errors: list[BaseException] = []
+    ended = threading.Event()
 
     def run() -> None:
         try:
             results.append(second())
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    # No daemon: one that is still in C++ when the interpreter ends would abort the process.
+    threading.Thread(target=run).start()
     try:
         result = first()
     finally:
-        thread.join()
+        try:
+            ended.wait()  # join(), once Ctrl-C has ended it, takes the thread for ended (Python 3.11)
+        except BaseException:
+            ended.wait()
+            raise
     if errors:
         raise errors[0]
     return result, results[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from camscribe.benchmarks.peers.tutorial_weights import Weights
@@ -29,7 +30,9 @@ def weights_for(bundle: Bundle, checkpoint: Path | None) -> Weights:
     decoder = weights.model.get("decoder", "soft_attention")
     if decoder != "soft_attention":
         raise DataError(f"{checkpoint}: its decoder is {decoder}; the tutorial's has weights of soft attention only")
-    return weights.rounded()
+    # A rule of the bundle's own decoder, given to it when it was exported.
+    model = {**weights.model, "no_repeat": bundle.manifest.architecture.get("no_repeat", 0)}
+    return replace(weights.rounded(), model=model)
 
 
 def read(bundle: Bundle) -> Weights:

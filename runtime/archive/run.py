@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -314,6 +315,7 @@ def _started(ray: ModuleType, cluster: Cluster) -> Iterator[None]:
     cores = (cluster.workers or max(1, physical_cores() // cluster.threads)) * cluster.threads
     own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if local else {}
     try:
+        _check_answers(address)
         with _quiet_stderr():
             ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **own)
     except Exception as error:  # Ray raises whatever went wrong: ConnectionError, RuntimeError, ValueError, OSError
@@ -324,6 +326,17 @@ def _started(ray: ModuleType, cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Connects to HOST:PORT: where nobody answers, Ray tries for minutes.
+
+    Raises:
+        OSError, ValueError, OverflowError: nobody answers there, or it is no port.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _workers(ray: ModuleType, cluster: Cluster, backend: Backend) -> tuple[int, float]:

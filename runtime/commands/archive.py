@@ -15,8 +15,10 @@ from camscribe.runtime.commands.arguments import (
     add_bundle_argument,
     add_device_arguments,
     add_search_arguments,
+    folder,
     search_changes,
 )
+from camscribe.runtime.errors import one_line
 from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
 
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     finally:
         progress.close()
     for problem in summary.problems:
-        print(f"camscribe: {problem}", file=sys.stderr)
+        print(f"camscribe: {one_line(str(problem))}", file=sys.stderr)
     print(_sentence(summary, options.out))
     return 1 if summary.failed or summary.problems else 0
 
@@ -53,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 def _sentence(summary: Summary, out: Path) -> str:
     failed = f", {summary.failed} of all failed" if summary.failed else ""
     before = f" ({summary.before} were done before)" if summary.before else ""
-    return f"{summary.captioned} images captioned into {out}{before}{failed}"
+    return f"{summary.captioned} images captioned into {one_line(str(out))}{before}{failed}"
 
 
 def _parser() -> Parser:
@@ -69,7 +71,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=folder,
         required=True,
         metavar="TABLE",
         help="the table, a folder of Parquet files: captions.parquet",

@@ -24,6 +24,13 @@ class Parser(argparse.ArgumentParser):
         raise OptionError(f"{message}; see {self.prog} --help")
 
 
+def folder(text: str) -> Path:
+    """A ``type`` of arguments that name a folder to write into."""
+    if not text:  # a variable of a shell that is not set; as a path it would be the current folder
+        raise argparse.ArgumentTypeError("an empty name is no folder; expected the folder to write into")
+    return Path(text)
+
+
 def named_bundle(path: Path | None) -> Path | None:
     """A bundle's folder; the word ``enhancer`` stands for the one that comes with camscribe, unless a folder has it."""
     if path != Path("enhancer") or path.exists():
@@ -115,11 +122,13 @@ def add_bundle_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Adds ``--beams``, ``--length-penalty``, ``--max-words``, ``--min-words``, ``--ban`` and ``--nbest``.
+    """Adds ``--beams``, ``--length-penalty``, ``--max-words``, ``--min-words``, ``--ban``, ``--nbest`` and ``--stop``.
 
     Returns:
         Their group, for more of the kind.
     """
+    from camscribe.runtime.search import StopRule
+
     group = parser.add_argument_group("search", "The defaults are the bundle's; camscribe info shows them.")
     group.add_argument("--beams", type=int, metavar="K", help="sentences followed at a time; 1 is greedy search")
     group.add_argument("--length-penalty", type=float, metavar="A", help="score = log-probability / words**A")
@@ -133,6 +142,12 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentG
         help="a word that may not appear; may be given many times. Bundles ban <unk>, the unknown word, by themselves",
     )
     group.add_argument("--nbest", type=int, metavar="N", help="sentences shown for an image, best first")
+    group.add_argument(
+        "--stop",
+        choices=get_args(StopRule),
+        help="end when no sentence can still become one of the best (optimal), or when K have ended (first_k, which a "
+        "length penalty below 0 needs)",
+    )
     return group
 
 
@@ -144,6 +159,7 @@ def search_changes(options: argparse.Namespace) -> SearchChanges:
         "max_words": options.max_words,
         "min_words": options.min_words,
         "nbest": options.nbest,
+        "stop": options.stop,
     }
 
 

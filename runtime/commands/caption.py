@@ -20,11 +20,12 @@ from camscribe.runtime.commands.arguments import (
     add_ensemble_argument,
     add_search_arguments,
     ensemble_of,
+    folder,
     open_enhancer,
     print_choice,
     search_options,
 )
-from camscribe.runtime.errors import OptionError, SourceError
+from camscribe.runtime.errors import OptionError, SourceError, one_line
 from camscribe.runtime.files import make_folder, own_names, write_atomically
 from camscribe.runtime.guided.arguments import add_guided_arguments, guided_changes
 from camscribe.runtime.images import expand, read
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     if options.out is not None:
         make_folder(options.out, "--out")
     for problem in problems:
-        print(f"camscribe: {problem}", file=sys.stderr)
+        print(f"camscribe: {one_line(str(problem))}", file=sys.stderr)
     if not files:
         return 1
     loaded = Captioner.load(
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add_enhance_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print a JSON object for each image")
-    output.add_argument("--out", type=Path, metavar="DIR", help="write a picture with its caption for each image")
+    output.add_argument("--out", type=folder, metavar="DIR", help="write a picture with its caption for each image")
     output.add_argument("--attention", action="store_true", help="add where the model looked, to the pictures and JSON")
     add_device_arguments(parser)
     return parser
@@ -96,7 +97,7 @@ def _caption_all(captioner: Captioner, files: list[Path], options: argparse.Name
                 spent.append(result.timings)
             if isinstance(result, SourceError):
                 failed += 1
-                print(f"camscribe: {result}", file=sys.stderr)
+                print(f"camscribe: {one_line(str(result))}", file=sys.stderr)
                 if table is None:
                     print(json.dumps({"file": str(path), "error": str(result)}), flush=True)
             elif table is None:
@@ -154,12 +155,12 @@ class _Table:
     """Lines are printed as they come, so the width is a guess that nearly all captions keep."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._width = max(4, *(len(str(path)) for path in files))
+        self._width = max(4, *(len(one_line(str(path))) for path in files))
         self._line("file", "caption", "score", "ms")
 
     def print(self, path: Path, caption: Caption) -> None:
         """Prints an image's captions; of the n best only the first has the file's name and time."""
-        name, time = str(path), f"{caption.timings.total_ms:.1f}"
+        name, time = one_line(str(path)), f"{caption.timings.total_ms:.1f}"
         for item in caption.hypotheses:
             self._line(name, item.text + (" ..." if item.truncated else ""), f"{item.score:.3f}", time)
             name = time = ""

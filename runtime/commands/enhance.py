@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from camscribe.runtime.commands.arguments import Parser, named_bundle
+from camscribe.runtime.commands.arguments import Parser, folder, named_bundle
 from camscribe.runtime.enhancer import Enhanced, Enhancer
 from camscribe.runtime.enhancer_network import TILE, Backend
-from camscribe.runtime.errors import SourceError
+from camscribe.runtime.errors import SourceError, one_line
 from camscribe.runtime.files import make_folder, own_names, write_atomically
 from camscribe.runtime.images import expand
 from camscribe.runtime.progress import ProgressBar
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     files, problems = expand(options.images)
     make_folder(options.out, "--out")
     for problem in problems:
-        print(f"camscribe: {problem}", file=sys.stderr)
+        print(f"camscribe: {one_line(str(problem))}", file=sys.stderr)
     if not files:
         return 1
     with Enhancer.load(
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="an image file, a folder of them, or a glob such as 'photos/**/*.jpg'",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the PNG files it writes")
+    parser.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder for the PNG files it writes")
     parser.add_argument(
         "--bundle", type=Path, metavar="FOLDER", help="the enhancer (default: the one that comes with camscribe)"
     )
@@ -101,7 +101,7 @@ def _enhance_all(enhancer: Enhancer, files: list[Path], options: argparse.Namesp
             bar.clear()
             if isinstance(result, SourceError):
                 failed += 1
-                print(f"camscribe: {result}", file=sys.stderr)
+                print(f"camscribe: {one_line(str(result))}", file=sys.stderr)
                 if table is None:
                     print(json.dumps({"file": str(path), "error": str(result)}), flush=True)
             elif table is None:
@@ -148,13 +148,15 @@ class _Table:
     """Lines of ``file  size  ms  picture`` under a header."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._width = max(4, *(len(str(path)) for path in files))
+        self._width = max(4, *(len(one_line(str(path))) for path in files))
         self._line("file", "size", "ms", "picture")
 
     def print(self, path: Path, made: Enhanced, picture: Path) -> None:
         """Prints an image's line."""
         height, width = made.pixels.shape[:2]
-        self._line(str(path), f"{width}x{height}", f"{made.read_ms + made.enhance_ms:.1f}", str(picture))
+        self._line(
+            one_line(str(path)), f"{width}x{height}", f"{made.read_ms + made.enhance_ms:.1f}", one_line(str(picture))
+        )
 
     def _line(self, file: str, size: str, time: str, picture: str) -> None:
         print(f"{file:{self._width}}  {size:>11}  {time:>8}  {picture}", flush=True)

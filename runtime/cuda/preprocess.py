@@ -84,6 +84,8 @@ class Preprocessor:
         memory = Memory(self._gpu)
         try:
             places = [self._place(memory, band) for band in bands(image.height, image.width, spec)]
+            # From pageable memory a copy may still be on its way, and this stream would not wait for it.
+            self._gpu.cuda.Context.synchronize()
         except BaseException:
             memory.close()
             raise

@@ -80,6 +80,8 @@ class EnsembleExecutor:
         each = [executor.propose() for executor in self._executors]
         began = perf_counter()
         mean: Floats = functools.reduce(np.logaddexp, each) - np.float32(np.log(len(each)))
+        # What one decoder rules out, as a repeated word, is no matter of probability.
+        mean[functools.reduce(np.minimum, each) <= DEAD] = DEAD
         self.seconds += perf_counter() - began
         return mean
 

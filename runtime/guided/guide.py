@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from camscribe.runtime.errors import OptionError
+from camscribe.runtime.errors import OptionError, did_you_mean
 from camscribe.runtime.guided.options import GuidedOptions
 from camscribe.runtime.guided.selection import (
     Selected,
@@ -27,7 +27,7 @@ from camscribe.runtime.search import (
     hypotheses,
     initial_score,
 )
-from camscribe.runtime.vocab import Vocabulary
+from camscribe.runtime.vocab import END, Vocabulary
 
 _BAD_ENDINGS = (
     "a an the this that his her their its in on upon of with at to for by from into near before after and or "
@@ -160,10 +160,13 @@ class Guide:
 
 
 def _forms(word: str, vocabulary: Vocabulary, bias: Floats) -> list[int]:
-    """Ids of the forms of a wanted word, ``dog|dogs``; ``</s>`` is no word."""
-    known = [vocabulary.id_of(form) for form in word.split("|") if form in vocabulary]
-    forms = [form for form in known if bias[form] > DEAD and form != vocabulary.end_id]
-    if not forms:
-        why = ", as it is banned" if known else ""
-        raise OptionError(f"contain has {word!r}, which is not a word that this model may say{why}")
-    return forms
+    """Ids of the forms of a wanted word, ``dog|dogs``, but for banned ones; ``</s>`` is no word."""
+    complaint = "which is not a word that this model may say"
+    forms = word.split("|")
+    for form in forms:
+        if form not in vocabulary or form == END:
+            raise OptionError(f"contain has {form!r}, {complaint}{did_you_mean(form, vocabulary.tokens)}")
+    allowed = [index for index in vocabulary.encode(forms) if bias[index] > DEAD]
+    if not allowed:
+        raise OptionError(f"contain has {word!r}, {complaint}, as it is banned")
+    return allowed

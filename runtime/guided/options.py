@@ -71,6 +71,11 @@ class GuidedOptions(SearchOptions):
                 f"contain has {len(self.contain)} words, which takes {self.beams << len(self.contain)} beams; "
                 f"expected at most {MOST_BEAMS}: lower beams, or ask for fewer words"
             )
+        if len(self.contain) > self.max_words:
+            count = len(self.contain)
+            raise OptionError(
+                f"no caption is possible: contain has {count} words, max_words is {self.max_words}; raise it"
+            )
         modes = [
             name
             for name, on in (("sample", self.sample), ("groups", self.groups > 1), ("contain", bool(self.contain)))

@@ -101,17 +101,6 @@ def keys_of(
     }
 
 
-def missing_engines(bundle: Bundle, precision: str, images: int, beams: int, device_info: DeviceInfo) -> list[str]:
-    """Why each engine that is not in the cache is not, in words; empty where both are there.
-
-    Raises:
-        EngineError, OptionError: see ``keys_of``.
-    """
-    cache = EngineCache(bundle)
-    keys = keys_of(bundle, precision, images, beams, device_info)
-    return [cache.why_not(key) for key in keys.values() if cache.find(key) is None]
-
-
 def open_engines(
     bundle: Bundle,
     precision: str,

@@ -264,7 +264,7 @@ def _compare_tensors(
             outputs.append(side.decoder({**_feeds(memory, state, step, manifest.search.min_words, bias), **forced}))
         states = [{name: made[f"next_{name}"] for name in states[0]} for made in outputs]
         _note(verdict, outputs[0], outputs[1], ["attention", *(f"next_{name}" for name in states[0])])
-        plausible = outputs[0]["log_prob"] > _PLAUSIBLE
+        plausible = np.fmax(*(made["log_prob"] for made in outputs)) > _PLAUSIBLE  # of which one may be no number
         difference = np.abs(outputs[1]["log_prob"][plausible].astype(np.float64) - outputs[0]["log_prob"][plausible])
         verdict.log_prob = _worse(verdict.log_prob, float(difference.max(initial=0.0)))
         forced = {name: outputs[0][f"next_{name}"] for name in ("token", "parent", "score")}
@@ -276,6 +276,11 @@ def _note(verdict: Verdict, mine: Arrays, theirs: Arrays, names: Sequence[str] |
         expected, found = mine[name].astype(np.float64), theirs[name].astype(np.float64)
         if expected.shape != found.shape:
             verdict.relative[name] = float("inf")
+            continue
+        if mine[name].dtype.kind in "iu":
+            verdict.relative[name] = _worse(
+                verdict.relative.get(name, 0.0), 0.0 if (expected == found).all() else float("inf")
+            )
             continue
         size = float(np.sqrt(np.mean(expected**2)))
         error = float(np.sqrt(np.mean((found - expected) ** 2)))

@@ -67,6 +67,8 @@ class EngineRunner:
                 array = self._arrays[name]
                 array[...] = value
                 cuda.memcpy_htod(self._addresses[name], array)
+            # From pageable memory a copy may still be on its way, and the engine's stream would not wait for it.
+            cuda.Context.synchronize()
             if not self._context.execute_async_v3(self._memory.stream.handle):
                 raise EngineError(f"TensorRT cannot run the engine: {messages().last()}")
             self._memory.stream.synchronize()

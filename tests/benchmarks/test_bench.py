@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -293,6 +294,8 @@ def test_a_loss_of_quality_fails_a_comparison(measured: Path) -> None:
         (["--peers", "nonsense"], "--peers has 'nonsense'; expected all, or some of tutorial"),
         (["--peers", "all", "tutorial"], "--peers has 'all'"),
         (["--split", "dev"], "need --data"),
+        (["--threshold", "5"], "--threshold needs --compare"),
+        (["--out", ""], "argument --out: an empty name is no folder"),
         (["--checkpoint", "nowhere.safetensors"], "--checkpoint nowhere.safetensors: no such file"),
         (["--threads", "-1"], "threads is -1"),
         (["nowhere"], "nowhere"),
@@ -302,11 +305,33 @@ def test_bad_options_are_one_line(
     tmp_path: Path, photo: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     images = [] if "--images" in arguments else ["--images", photo]
-    assert cli.main(["bench", *arguments, *images, "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["bench", "--out", str(tmp_path / "out"), *arguments, *images]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_without_photographs_nothing_is_begun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench"]) == 2
+    assert capsys.readouterr().err == "camscribe: there is no folder examples here; name photographs with --images\n"
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_split_without_what_scores_it_is_refused_at_once(
+    tmp_path: Path, photo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "safetensors" else find_spec(name, *rest)
+    )
+    assert cli.main(["bench", "--data", str(tmp_path), "--images", photo, "--out", str(tmp_path / "out")]) == 2
+    expected = 'camscribe: --data needs safetensors, which is not installed: pip install "camscribe[train]"\n'
+    assert capsys.readouterr().err == expected
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_split_without_captions_is_one_line(

@@ -118,6 +118,8 @@ def test_options_change_the_search_and_are_checked(captioner: Captioner, toy: An
         ({"length_penalty": math.nan}, "length_penalty is nan"),
         ({"length_penalty": "1"}, "length_penalty is"),
         ({"ban": "word5"}, "expected a list of words"),
+        ({"ban": 3}, "ban is 3; expected a list of words"),
+        ({"ban": ["word5", 3]}, "expected a list of words"),
         ({"ban": ["Word5"]}, "did you mean 'word5'"),
         ({"ban": ["zebra"]}, "'zebra', which is not a word of this model$"),
         ({"color": "RGB"}, "expected 'rgb', 'bgr' or 'nv12'"),
@@ -131,8 +133,11 @@ def test_options_change_the_search_and_are_checked(captioner: Captioner, toy: An
 
 
 def test_a_search_that_can_find_nothing_says_so(captioner: Captioner, toy: Any) -> None:
-    with pytest.raises(OptionError, match="no caption is possible"):
-        captioner.caption(toy.images(1)[0], color="rgb", ban=captioner.bundle.vocabulary.tokens, min_words=1)
+    words = captioner.bundle.vocabulary.tokens
+    # <unk>, which the bundle bans by itself, does not count.
+    message = f"no caption is possible: min_words 1, {len(words) - 1} banned words leave no word over"
+    with pytest.raises(OptionError, match=message):
+        captioner.caption(toy.images(1)[0], color="rgb", ban=words, min_words=1)
 
 
 def test_an_empty_caption_is_a_caption(captioner: Captioner, toy: Any) -> None:
@@ -184,6 +189,12 @@ def test_the_precision_is_the_manifests_for_cpus_unless_named(
     assert Captioner.load(folder, backend="cpu", precision="float32", threads=1).choice.precision == "float32"
     with pytest.raises(OptionError, match="fp16"):
         Captioner.load(folder, backend="cpu", precision="fp16")
+
+
+@pytest.mark.parametrize("threads", ["2", 1.5, 0, True])
+def test_threads_are_a_whole_number(toy_bundle: Bundle, threads: Any) -> None:
+    with pytest.raises(OptionError, match=r"threads is .*; expected 1 to 1024, a whole number"):
+        Captioner.load(toy_bundle.path, threads=threads)
 
 
 def test_a_missing_bundle_is_one_line(tmp_path: Path) -> None:

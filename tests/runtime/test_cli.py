@@ -84,6 +84,10 @@ def test_help_and_version(run: Run) -> None:
         (["caption", "a.jpg", "--batch", "0"], "batch is 0; expected 1 to 1024"),
         (["caption", "a.jpg", "--backend", "tensorrt", "--threads", "0"], "threads is 0"),
         (["info", "none"], "none: no such bundle folder"),
+        (["caption", "a.jpg", "--bundle", "two\nlines\x1b[1m"], r"two\nlines\x1b[1m: no such bundle folder"),
+        (["caption", "a.jpg", "--out", ""], "argument --out: an empty name is no folder"),
+        (["enhance", "a.jpg", "--out", ""], "argument --out: an empty name is no folder"),
+        (["caption", "a.jpg", "--stop", "soon"], "argument --stop: invalid choice: 'soon'"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(run: Run, arguments: list[str], expected: str) -> None:
@@ -144,6 +148,16 @@ def test_bad_images_are_named_and_the_rest_is_done(caption: Run, photos: Path, t
     assert sum("error" in json.loads(line) for line in out.splitlines()) == 2
 
 
+def test_control_characters_in_names_do_not_reach_the_terminal(caption: Run, photos: Path) -> None:
+    (photos / "p0.png").rename(photos / "two\nlines\x1b[1m.png")
+    (photos / "p1.png").rename(photos / "p1.png.txt")
+    status, out, err = caption(photos, photos / "no\nsuch.jpg")
+    assert status == 1
+    assert len(out.splitlines()) == 5
+    assert r"two\nlines\x1b[1m.png" in out
+    assert r"no\nsuch.jpg: no such file" in one_line(err)
+
+
 def test_nothing_to_do_is_a_failure(caption: Run, tmp_path: Path) -> None:
     status, out, err = caption(tmp_path)
     assert (status, out) == (1, "")
@@ -161,6 +175,13 @@ def test_options_reach_the_search(caption: Run, photos: Path) -> None:
     status, out, err = caption(photos / "p0.png", "--ban", "wrd7")
     assert (status, out) == (2, "")
     assert "did you mean 'word7'" in one_line(err)
+
+
+def test_a_negative_length_penalty_needs_a_stop_rule(caption: Run, photos: Path) -> None:
+    status, _, err = caption(photos, "--length-penalty", -1)
+    assert status == 2
+    assert "use stop 'first_k'" in one_line(err)
+    assert caption(photos, "--length-penalty", -1, "--stop", "first_k")[0] == 0
 
 
 def test_pictures_of_equal_names_do_not_overwrite_each_other(caption: Run, photos: Path, tmp_path: Path) -> None:
@@ -311,6 +332,35 @@ def test_a_full_disk_under_the_output_is_one_line(toy_bundle: Bundle, photos: Pa
         )
     assert done.returncode == 2
     assert "No space left on device" in one_line(done.stderr)
+
+
+def test_a_limit_of_file_sizes_under_the_output_is_one_line(toy_bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))"
+    program = f"{limit}; import sys; from camscribe.runtime.cli import main; sys.exit(main())"
+    with (tmp_path / "out").open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-c", program, "caption", "--bundle", toy_bundle.path, photos, "--threads", "1"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert one_line(done.stderr) == "camscribe: output: cannot be written (File too large)\n"
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_do_not_stop_the_work(
+    toy_bundle: Bundle, photos: Path, tmp_path: Path, closed: str
+) -> None:
+    program = "import sys; from camscribe.runtime.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "caption", "--bundle", toy_bundle.path, photos, "--threads", "1"]
+    command += ["--out", tmp_path / "o"]
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == (6 if closed == "2>&-" else 0)
+    assert len(list((tmp_path / "o").iterdir())) == 5
 
 
 def test_a_full_disk_under_the_pictures_leaves_none_half_written(

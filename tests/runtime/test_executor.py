@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 import types
 from collections.abc import Callable
 from itertools import chain
@@ -28,6 +29,21 @@ from camscribe.runtime.search import DEAD, SearchOptions, Trace, hypotheses, ini
 
 Make = Callable[..., Path]
 has_gpu = executor_module.has_nvidia_gpu
+
+
+def test_ctrl_c_while_onnx_runtime_is_imported_is_no_broken_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == "onnxruntime":
+                try:
+                    raise KeyboardInterrupt
+                except KeyboardInterrupt as error:  # as NumPy's C code does
+                    raise ImportError("numpy._core.multiarray failed to import") from error
+
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(KeyboardInterrupt):
+        onnxruntime_executor.onnxruntime()
 
 
 def numpy_search(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,18 @@ def test_the_error_of_the_first_goes_before_that_of_the_second() -> None:
         both(lambda: fail(KeyError()), lambda: fail(ValueError()))
     with pytest.raises(ValueError, match="second"):
         both(lambda: 1, lambda: fail(ValueError("second")))
+
+
+def test_ctrl_c_does_not_leave_the_second_behind() -> None:
+    """A thread that is still in C++ when the interpreter ends would abort the process."""
+    ended = []
+
+    def second() -> None:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        both(lambda: None, second)
+    assert ended

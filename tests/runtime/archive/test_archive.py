@@ -263,6 +263,24 @@ def test_what_has_no_meaning_is_one_line(
     assert not out.exists()
 
 
+def test_an_address_where_nobody_answers_is_one_line_at_once(
+    tmp_path: Path, toy_bundle: Bundle, capfd: pytest.CaptureFixture[str], photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(photo(0))
+    out = tmp_path / "captions.parquet"
+    ray = module._import_ray()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray would try for minutes"))
+    for address, why in (("127.0.0.1:1", "Connection refused"), ("127.0.0.1:port", "invalid literal")):
+        arguments = ["--bundle", str(toy_bundle.path), "--address", address]
+        assert cli.main(["archive", str(tmp_path), "--out", str(out), *arguments]) == 2
+        errors = capfd.readouterr().err
+        assert f"camscribe: no Ray cluster answers at {address} (" in errors
+        assert why in errors
+        assert errors.count("\n") == 1
+        assert not out.exists()
+
+
 def test_after_kills_every_image_is_there_once(
     tmp_path: Path, archive: Run, toy_bundle: Bundle, cluster: str, photo: Photo
 ) -> None:

@@ -26,7 +26,7 @@ from camscribe.runtime.guided.guide import Guide
 from camscribe.runtime.guided.options import GuidedOptions
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor
 from camscribe.runtime.pixels import reduce
-from camscribe.runtime.search import DEAD, Hypothesis, Trace
+from camscribe.runtime.search import DEAD, Hypothesis, SearchOptions, Trace
 from camscribe.runtime.vocab import SPECIAL_TOKENS, Vocabulary
 
 Prefix = tuple[int, ...]
@@ -178,6 +178,7 @@ def test_samples_come_from_the_seed_and_greedy_ones_are_the_greedy_search() -> N
         ({"length_rule": "mean"}, "length_rule is 'mean'; expected 'power' or 'gnmt'"),
         ({"contain": "dog"}, "expected a list of words"),
         ({"contain": ("a", "b", "c", "d", "e")}, "contain has 5 words, which takes 96 beams; expected at most 64"),
+        ({"contain": ("a", "b"), "max_words": 1}, "contain has 2 words, max_words is 1; raise it"),
         ({"sample": True, "groups": 3}, "sample and groups do not go together"),
         ({"contain": (1,)}, r"contain is \(1,\); expected a list of words"),
         ({"sample": "yes"}, "sample is 'yes'; expected True or False"),
@@ -273,6 +274,7 @@ def test_any_options_together_give_what_the_rules_in_words_give(data: st.DataObj
     beams, words = draw(st.sampled_from([1, 2, 3, 4, 6])), draw(st.sampled_from([1, 2, 3, 5, 7]))
     divisors = [count for count in range(2, beams + 1) if beams % count == 0]
     groups = [{"groups": count, "diversity": cost} for count in divisors for cost in (0.0, 0.3, 2.0)]
+    contain = [{"contain": ("dog|a",)}, *([{"contain": ("dog", "runs")}] if words > 1 else [])]
     options = GuidedOptions(
         beams=beams,
         max_words=words,
@@ -283,7 +285,7 @@ def test_any_options_together_give_what_the_rules_in_words_give(data: st.DataObj
         no_repeat=draw(st.integers(0, 3)),
         no_bad_endings=draw(st.booleans()),
         ban=("<unk>",),
-        **draw(st.sampled_from([{}, {"contain": ("dog|a",)}, {"contain": ("dog", "runs")}, *groups])),
+        **draw(st.sampled_from([{}, *contain, *groups])),
     )
     table = Table(draw(st.integers(0, 10**6)), draw(st.sampled_from([0.0, -2.0, -6.0])))
     assert [(item.tokens, item.truncated) for item in search([table], options)[0]] == literal(table, options)
@@ -339,8 +341,14 @@ def test_captions_keep_what_is_asked_of_them(captioner: Captioner, toy: Any) -> 
     for token in ("</s>", "<s>", "", "|"):
         with pytest.raises(OptionError, match="which is not a word that this model may say"):
             captioner.options(contain=(token,))
+    with pytest.raises(OptionError, match=r"contain has 'wrod7', .*; did you mean 'word7'"):
+        captioner.options(contain=("word7|wrod7",))
     with pytest.raises(OptionError, match="no caption is possible: contain has 2 words, max_words is 1; raise it"):
-        captioner.caption(images[0], color="rgb", contain=("word7", "word9"), max_words=1)
+        captioner.options(contain=("word7", "word9"), max_words=1)
+    banned = [word for word in captioner.bundle.vocabulary.tokens if word not in ("word7", "</s>", "<unk>")]
+    message = f"contain word7, max_words 3, no_repeat 1, min_words 2, {len(banned)} banned words leave no word over"
+    with pytest.raises(OptionError, match=message):
+        captioner.caption(images[0], color="rgb", ban=banned, contain=("word7",), max_words=3, min_words=2, no_repeat=1)
 
 
 def test_a_length_rule_alone_leaves_the_selection_to_the_graph(captioner: Captioner, toy: Any) -> None:
@@ -431,6 +439,22 @@ def test_an_ensemble_goes_on_elsewhere_when_a_device_fails(
     alone = EnsembleExecutor([Breaks(toy_bundle, "float32", "cpu", 1)], toy_bundle.vocabulary.end_id)
     with Captioner(toy_bundle, alone, choice) as lost, pytest.raises(EngineError, match="CUDA failed"):
         lost.caption(image, "rgb", **changes)
+
+
+def test_what_one_decoder_rules_out_an_ensemble_does_not_say(toy_bundle: Bundle, toy: Any) -> None:
+    class Forbids(OnnxRuntimeExecutor):
+        def propose(self) -> Any:
+            log_prob = super().propose().copy()
+            log_prob[..., 5] = DEAD
+            return log_prob
+
+    members = [kind(toy_bundle, "float32", "cpu", 1) for kind in (OnnxRuntimeExecutor, Forbids)]
+    ensemble = EnsembleExecutor(members, toy_bundle.vocabulary.end_id)
+    ensemble.encode(toy.images(2), SearchOptions(), toy_bundle.vocabulary.bias(()))
+    log_prob = ensemble.propose()
+    assert (log_prob[..., 5] == DEAD).all()
+    assert (np.delete(log_prob, 5, axis=2) > DEAD).all()
+    ensemble.close()
 
 
 def test_bundles_that_do_not_fit_together_are_refused(

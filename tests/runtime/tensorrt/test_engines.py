@@ -164,10 +164,8 @@ def test_a_missing_engine_is_told_with_the_command_that_builds_it(
     build_engines(bundle, "fp16", 1, 3, device, toolchain=make_toolchain("8.6.1"))
     with pytest.raises(EngineError, match=r"was built for TensorRT 8\.6\.1; this is TensorRT 10\.3\.0"):
         open_engines(bundle, "fp16", 1, 3, device, build=False)
-    assert len(engines.missing_engines(bundle, "fp16", 1, 3, device)) == 2
     built = build_engines(bundle, "fp16", 1, 3, device, toolchain=toolchain)
     assert open_engines(bundle, "fp16", 1, 3, device, build=False) == built.engines
-    assert engines.missing_engines(bundle, "fp16", 1, 3, device) == []
 
 
 @pytest.mark.parametrize(("images", "beams"), [(0, 3), (1, 0), (1025, 3), (1, 65)])

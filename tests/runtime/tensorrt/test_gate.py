@@ -13,7 +13,7 @@ import pytest
 from camscribe.runtime.bundle import DEFAULT_BUNDLE, Bundle
 from camscribe.runtime.errors import EngineError
 from camscribe.runtime.executor import search
-from camscribe.runtime.search import Floats, SearchOptions, Trace
+from camscribe.runtime.search import DEAD, Floats, SearchOptions, Trace
 from camscribe.runtime.tensorrt import gate
 
 needs_default = pytest.mark.skipif(not DEFAULT_BUNDLE.exists(), reason="this checkout has no bundled model")
@@ -114,6 +114,28 @@ def test_a_tensor_of_another_shape_does_not_pass(toy_bundle: Bundle, toy_side: g
 
     verdict = gate.compare(toy_bundle, toy_side, Changed(toy_side, change).side(), 8, 2, gate.LIMITS["int8"])
     assert any(problem.startswith("attention") for problem in verdict.problems)
+
+
+def test_a_word_that_one_decoder_alone_rules_out_does_not_pass(toy_bundle: Bundle, toy_side: gate.Side) -> None:
+    def banning(made: dict[str, Any]) -> dict[str, Any]:
+        log_prob = made["log_prob"].copy()
+        log_prob[0, 0, int(log_prob[0, 0].argsort()[-2])] = DEAD
+        return {**made, "log_prob": log_prob}
+
+    changed = Changed(toy_side, banning).side()
+    for reference, candidate in ((toy_side, changed), (changed, toy_side)):
+        verdict = gate.compare(toy_bundle, reference, candidate, 8, 2, gate.LIMITS["int8"])
+        assert any(problem.startswith("log_prob") for problem in verdict.problems)
+
+
+def test_one_other_integer_does_not_pass(toy_bundle: Bundle, toy_side: gate.Side) -> None:
+    def change(made: dict[str, Any]) -> dict[str, Any]:
+        last = made["next_state.last"].copy()
+        last.flat[0] += 1
+        return {**made, "next_state.last": last}
+
+    verdict = gate.compare(toy_bundle, toy_side, Changed(toy_side, change).side(), 8, 2, gate.LIMITS["int8"])
+    assert any(problem.startswith("next_state.last") for problem in verdict.problems)
 
 
 class Misled:
