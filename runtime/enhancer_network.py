@@ -14,6 +14,7 @@ from camscribe.runtime.fallback import Fallback
 from camscribe.runtime.manifest import Device
 from camscribe.runtime.onnxruntime_executor import open_session, providers_for, tensor_specs
 from camscribe.runtime.pixels import Pixels
+from camscribe.runtime.threads import check_threads
 
 Backend = Literal["auto", "cpu", "cuda", "tensorrt", "ort-tensorrt"]
 """``tensorrt`` runs engines made by ``camscribe build``. ``ort-tensorrt`` is ONNX Runtime with its TensorRT provider,
@@ -137,8 +138,7 @@ def open_network(
     """
     if backend not in get_args(Backend):
         raise OptionError(f"backend is {backend!r}; an enhancer runs on {', '.join(get_args(Backend))}")
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= 1024):
-        raise OptionError(f"threads is {threads!r}; expected 1 to 1024, a whole number")
+    check_threads(threads)
     wish = _Wish(folder, variant, precision, threads, tile)
     if backend == "auto":
         return _open_fastest(wish)

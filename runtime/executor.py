@@ -17,7 +17,7 @@ from camscribe.runtime.manifest import Device
 from camscribe.runtime.onnxruntime_executor import OnnxRuntimeExecutor, onnxruntime, why_not_cuda, why_not_tensorrt
 from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.search import Floats, Hypothesis, Progress, SearchOptions, Selection, Trace, hypotheses
-from camscribe.runtime.threads import both, nothing
+from camscribe.runtime.threads import both, check_threads, nothing
 
 if TYPE_CHECKING:
     from camscribe.runtime.cuda.arrays import DeviceImage
@@ -145,8 +145,7 @@ def open_executor(
     """
     if backend not in get_args(Backend):
         raise OptionError(f"backend is {backend!r}; expected {', '.join(get_args(Backend))}")
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= 1024):
-        raise OptionError(f"threads is {threads!r}; expected 1 to 1024, a whole number")
+    check_threads(threads)
     if backend == "auto":
         return _open_fastest(path, precision, threads, meanwhile)
     reasons: tuple[str, ...] = (f"{backend}: asked for",)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from camscribe.runtime.errors import OptionError
+
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -47,6 +49,16 @@ def both(first: Callable[[], First], second: Callable[[], Second]) -> tuple[Firs
     if errors:
         raise errors[0]
     return result, results[0]
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuses what is no number of CPU threads; None leaves it to who opens a network.
+
+    Raises:
+        OptionError: it is no whole number from 1 to 1024.
+    """
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= 1024):
+        raise OptionError(f"threads is {threads!r}; expected 1 to 1024, a whole number")
 
 
 def nothing() -> None:

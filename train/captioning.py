@@ -171,7 +171,7 @@ def _caption_by_bundle(
 ) -> Captions:
     bundles = ensemble_of(model, ensemble)
     with Captioner.load(bundles, device.backend, device.precision, device.threads) as captioner:  # type: ignore[arg-type]
-        print_choice(captioner, verbose=device.verbose)
+        print_choice(captioner.choice, verbose=device.verbose)
         options = captioner.options(ban, **changes)
         found = captioner.caption_each([image.path for image in images], options, batch=batch)
         results = (

@@ -10,7 +10,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -299,6 +299,13 @@ def _named(tables: list[Any], section: str, name: str, change: str) -> Any:
         each = ", ".join(f"{section}.{known}" for known, _ in named) or "nothing, as it has no tables"
         raise DataError(f"change {change!r}: {section} is a list of tables; expected one of them by its name: {each}")
     return found[0]
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In what one table differs from another: ``heads (8, expected 4)``; empty where they are the same. What one of
+    them lacks, as an older file does newer keys, is no difference."""
+    other = [name for name in wanted if name in found and found[name] != wanted[name]]
+    return ", ".join(f"{name} ({found[name]!r}, expected {wanted[name]!r})" for name in other)
 
 
 def load_config(path: Path, changes: Sequence[str] = ()) -> Config:

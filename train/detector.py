@@ -82,6 +82,11 @@ class Detector(nn.Module):
         Raises:
             DataError: the file cannot be read, or has other inputs and outputs.
         """
+        if not self.config.detector:
+            raise DataError(
+                'encoder = "regions" needs a detector, and model.detector is missing; expected the file of a YOLOX in '
+                "ONNX"
+            )
         path = Path(self.config.detector)
         try:
             model = path.read_bytes()

@@ -13,7 +13,7 @@ from camscribe.runtime.bundle import Bundle, content_sha256
 from camscribe.runtime.bundle_weights import read_weights
 from camscribe.runtime.errors import DataError
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.config import SHIPPED, Config, ModelConfig
+from camscribe.train.config import SHIPPED, Config, ModelConfig, differences
 from camscribe.train.detector import REGION_SETTINGS, Detector
 from camscribe.train.model import Captioner
 
@@ -27,11 +27,12 @@ def load_start(start: str, config: Config) -> Checkpoint:
         DataError: it cannot be read, or is of another model than the configuration's.
         BundleError: the same of a bundle.
     """
-    path = Path(start)
-    made = bundle_checkpoint(None if start == SHIPPED else path) if start == SHIPPED or path.is_dir() else None
-    checkpoint = made or Checkpoint.load(path)
+    if start == SHIPPED:
+        checkpoint = bundle_checkpoint(None)
+    else:
+        checkpoint = bundle_checkpoint(Path(start)) if Path(start).is_dir() else Checkpoint.load(Path(start))
     ours, theirs = config.model, checkpoint.config.model
-    if (theirs.encoder, ours.encoder) == ("grid", "regions") and _PROJECTION in checkpoint.of("model."):
+    if (theirs.encoder, ours.encoder) == ("grid", "regions") and f"model.{_PROJECTION}" in checkpoint.tensors:
         theirs = replace(theirs, **{name: getattr(ours, name) for name in ("encoder", "cells", *REGION_SETTINGS)})
     # Where its pretrained weights and its detector lay, and its dropout, are no property of the model; nor is the size
     # of its images, on which no weight hangs.
@@ -39,13 +40,9 @@ def load_start(start: str, config: Config) -> Checkpoint:
     if ours.encoder != "faster_rcnn":
         same["detector"] = ""
     theirs, ours = (replace(model, **same) for model in (theirs, ours))
-    if theirs != ours:
-        other = [
-            f"{name} ({vars(ours)[name]!r}, expected {found!r})"
-            for name, found in vars(theirs).items()
-            if vars(ours)[name] != found
-        ]
-        raise DataError(f"{start}: is of another model: [model] differs in {', '.join(other)}; start needs the same")
+    apart = differences(vars(ours), vars(theirs))
+    if apart:
+        raise DataError(f"{start}: is of another model: [model] differs in {apart}; start needs the same")
     return checkpoint
 
 

@@ -322,10 +322,6 @@ def _check(config: Config) -> None:
         DataError: the configuration asks for it.
     """
     encoder = config.model.encoder
-    if encoder == "regions" and not config.model.detector and not config.start:  # what it starts from may have one
-        raise DataError(
-            'encoder = "regions" needs a detector, and model.detector is missing; expected the file of a YOLOX in ONNX'
-        )
     if (encoder == "features") != (config.data.features is not None):
         raise DataError('encoder = "features" and data.features, the files of precomputed features, need each other')
     for stage in config.stage:

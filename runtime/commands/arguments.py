@@ -13,6 +13,7 @@ from camscribe.runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from camscribe.runtime.captioner import Captioner
+    from camscribe.runtime.executor import Choice
     from camscribe.runtime.guided.options import OwnChanges
     from camscribe.runtime.search import SearchChanges, SearchOptions
 
@@ -177,9 +178,8 @@ def search_options(captioner: Captioner, options: argparse.Namespace, guided: Ow
     return captioner.options(options.ban, **search_changes(options), **guided)
 
 
-def print_choice(captioner: Captioner, *, verbose: bool) -> None:
+def print_choice(choice: Choice, *, verbose: bool) -> None:
     """Says which backend was taken and why, where that was asked for or is not what one would think."""
-    choice = captioner.choice
     if verbose or choice.surprising:
         for reason in choice.reasons:
             print(f"camscribe: backend {reason}", file=sys.stderr)

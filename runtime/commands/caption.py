@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         ensemble_of(options.bundle, options.ensemble), options.backend, options.precision, options.threads
     )
     with loaded as captioner, open_enhancer(captioner, options):
-        print_choice(captioner, verbose=options.verbose)
+        print_choice(captioner.choice, verbose=options.verbose)
         failed = _caption_all(captioner, files, options)
     return 1 if failed or problems else 0
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from camscribe.runtime.commands.arguments import Parser, folder, named_bundle
+from camscribe.runtime.commands.arguments import Parser, folder, named_bundle, print_choice
 from camscribe.runtime.enhancer import Enhanced, Enhancer
 from camscribe.runtime.enhancer_network import TILE, Backend
 from camscribe.runtime.errors import SourceError, one_line
@@ -39,10 +39,7 @@ def main(argv: Sequence[str]) -> int:
         variant=options.variant,
         tile=options.tile,
     ) as enhancer:
-        choice = enhancer.choice
-        if options.verbose or choice.surprising:
-            for reason in choice.reasons:
-                print(f"camscribe: backend {reason}", file=sys.stderr)
+        print_choice(enhancer.choice, verbose=options.verbose)
         failed = _enhance_all(enhancer, files, options)
     return 1 if failed or problems else 0
 

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     sinks: list[Sink] = [terminal, *_sinks(options)]
     loaded = Captioner.load(options.bundle, options.backend, options.precision, options.threads)
     with loaded as captioner, open_enhancer(captioner, options):
-        print_choice(captioner, verbose=options.verbose)
+        print_choice(captioner.choice, verbose=options.verbose)
         stream = CaptionStream(
             captioner,
             options.source,

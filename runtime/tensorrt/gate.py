@@ -277,12 +277,8 @@ def _note(verdict: Verdict, mine: Arrays, theirs: Arrays, names: Sequence[str] |
         if expected.shape != found.shape:
             verdict.relative[name] = float("inf")
             continue
-        if mine[name].dtype.kind in "iu":
-            verdict.relative[name] = _worse(
-                verdict.relative.get(name, 0.0), 0.0 if (expected == found).all() else float("inf")
-            )
-            continue
-        size = float(np.sqrt(np.mean(expected**2)))
+        # Of integers any difference is an infinite one.
+        size = float(np.sqrt(np.mean(expected**2))) if mine[name].dtype.kind == "f" else 0.0
         error = float(np.sqrt(np.mean((found - expected) ** 2)))
         value = error / size if size else (float("inf") if error else 0.0)
         verdict.relative[name] = _worse(verdict.relative.get(name, 0.0), value)

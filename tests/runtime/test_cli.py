@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -320,33 +320,30 @@ def test_a_closed_pipe_is_quiet(toy_bundle: Bundle, photos: Path) -> None:
     done.stderr.close()
 
 
-def test_a_full_disk_under_the_output_is_one_line(toy_bundle: Bundle, photos: Path) -> None:
-    program = "import sys; from camscribe.runtime.cli import main; sys.exit(main())"
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", program, "caption", "--bundle", toy_bundle.path, photos, "--threads", "1"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+def captioned_into(out: IO[str], bundle: Bundle, photos: Path, first: str = "pass") -> str:
+    """What ``camscribe caption`` says on standard error where it cannot write all of its output, one line."""
+    program = f"{first}; import sys; from camscribe.runtime.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "caption", "--bundle", bundle.path, photos, "--threads", "1"],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
-    assert "No space left on device" in one_line(done.stderr)
+    return one_line(done.stderr)
+
+
+def test_a_full_disk_under_the_output_is_one_line(toy_bundle: Bundle, photos: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        assert "No space left on device" in captioned_into(full, toy_bundle, photos)
 
 
 def test_a_limit_of_file_sizes_under_the_output_is_one_line(toy_bundle: Bundle, photos: Path, tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))"
-    program = f"{limit}; import sys; from camscribe.runtime.cli import main; sys.exit(main())"
     with (tmp_path / "out").open("w") as out:
-        done = subprocess.run(
-            [sys.executable, "-c", program, "caption", "--bundle", toy_bundle.path, photos, "--threads", "1"],
-            stdout=out,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 2
-    assert one_line(done.stderr) == "camscribe: output: cannot be written (File too large)\n"
+        said = captioned_into(out, toy_bundle, photos, limit)
+    assert said == "camscribe: output: cannot be written (File too large)\n"
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])

@@ -18,6 +18,7 @@ from camscribe.runtime.commands.arguments import Parser
 from camscribe.runtime.errors import DataError
 from camscribe.runtime.files import make_folder
 from camscribe.train.checkpoint import Checkpoint
+from camscribe.train.config import differences
 
 _FREE = {"weights", "dropout", "detector", "image_height", "image_width", "no_repeat", "no_stutter"}
 """Keys of [model] that no weight hangs on, in which checkpoints may differ."""
@@ -68,10 +69,10 @@ def average(paths: Sequence[Path], plus: Sequence[Path] | None = None) -> Checkp
             raise DataError(
                 f"{path}: is of another model or vocabulary than {paths[0]}; average checkpoints of one run"
             )
-        other = _differences(checkpoints[0], checkpoint)
-        if other:
+        apart = differences(_table(checkpoint), _table(checkpoints[0]))
+        if apart:
             raise DataError(
-                f"{path}: is of another model than {paths[0]}: [model] differs in {', '.join(other)}; average "
+                f"{path}: is of another model than {paths[0]}: [model] differs in {apart}; average "
                 "checkpoints of one run"
             )
     count = len(paths) - len(plus or ())
@@ -86,14 +87,10 @@ def average(paths: Sequence[Path], plus: Sequence[Path] | None = None) -> Checkp
     return Checkpoint(made, {**said, "averaged": parts[:count], **({"plus": parts[count:]} if plus else {})})
 
 
-def _differences(first: Checkpoint, second: Checkpoint) -> list[str]:
-    """What two checkpoints' models have otherwise that the shapes of weights need not show, such as heads."""
-    ours, theirs = (checkpoint.meta.get("config", {}).get("model", {}) for checkpoint in (second, first))
-    return [
-        f"{name} ({ours[name]!r}, expected {found!r})"
-        for name, found in theirs.items()
-        if name not in _FREE and name in ours and ours[name] != found  # an older file lacks newer keys
-    ]
+def _table(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The [model] of a checkpoint, but for what no weight hangs on; shapes need not show all of it, such as heads."""
+    table: dict[str, Any] = checkpoint.meta.get("config", {}).get("model", {})
+    return {name: value for name, value in table.items() if name not in _FREE}
 
 
 def _mean(tensors: Sequence[torch.Tensor], *change: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from camscribe.train.captioning import (
     write_lines,
 )
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.commands.evaluate_images import check_outputs, evaluate_images, is_enhancer, refuse_ignored
+from camscribe.train.commands.evaluate_images import check_outputs, evaluate_images, flag, is_enhancer, refuse_ignored
 from camscribe.train.metrics import METRICS, Quality, Scores, quality, score
 from camscribe.train.readers import FORMATS, CaptionedImage, Dataset, read_dataset
 from camscribe.train.versions import versions
@@ -42,7 +42,7 @@ _BATCH = 8
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "pycocoevalcap")
 
 
-_FLAGS = {"bundle_variant": "variant", "small": "small", "self_ensemble": "self-ensemble", "border": "border"}
+_OF_ENHANCERS = ("bundle_variant", "small", "self_ensemble", "border")
 _OF_MODELS: dict[str, Any] = {
     "features": None,
     "beams": None,
@@ -67,9 +67,9 @@ def main(argv: Sequence[str]) -> int:
     options.model = named_bundle(options.model)
     if options.bicubic is not None or (options.model is not None and is_enhancer(options.model)):
         return evaluate_images(options, argv)
-    for option in _FLAGS:
-        if getattr(options, option) not in (None, False):
-            raise OptionError(f"--{_FLAGS[option]} is an enhancer's; name one, or --bicubic SCALE")
+    for option in _OF_ENHANCERS:
+        if (given := getattr(options, option)) is not None and given is not False:  # 0 is given, too
+            raise OptionError(f"{flag(option)} is an enhancer's; name one, or --bicubic SCALE")
     check_outputs({"--out": options.out, "--captions-out": options.captions_out, "--sheet": options.sheet})
     outcome = _read_captions(options) if options.results is not None else _make_captions(options)
     scores = score(outcome.texts, {image.image_id: image.captions for image in outcome.images}, options.tokenizer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -15,6 +14,7 @@ import numpy as np
 
 from camscribe.runtime import images
 from camscribe.runtime.bundle import MANIFEST, kind_of
+from camscribe.runtime.commands.arguments import print_choice
 from camscribe.runtime.enhancer import Enhancer
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.runtime.files import make_folder, write_atomically
@@ -59,7 +59,6 @@ _CAPTIONERS = (
 """Options of ``camscribe evaluate`` that mean nothing here."""
 _MODELS = {"backend": "auto", "precision": None, "threads": None, "verbose": False, "bundle_variant": None}
 """Those that mean nothing without a model, with their defaults."""
-_FLAGS = {"bundle_variant": "variant"}
 _LARGE, _SMALL = "_HR", "_LR"
 _SMALLEST = 11
 
@@ -80,7 +79,7 @@ def evaluate_images(options: argparse.Namespace, argv: Sequence[str]) -> int:
         raise OptionError("--data is not given; expected a folder of images in full resolution")
     for name in _CAPTIONERS:
         if getattr(options, name) not in (None, False, []):
-            raise OptionError(f"--{name.replace('_', '-')} is a captioner's; enlarged images are scored here")
+            raise OptionError(f"{flag(name)} is a captioner's; enlarged images are scored here")
     if options.border is not None and options.border < 0:
         raise OptionError(f"--border is {options.border}; expected 0 or more pixels")
     if options.bicubic is not None:
@@ -139,6 +138,11 @@ def evaluate_images(options: argparse.Namespace, argv: Sequence[str]) -> int:
     return 0
 
 
+def flag(name: str) -> str:
+    """The option that has this destination."""
+    return "--variant" if name == "bundle_variant" else f"--{name.replace('_', '-')}"
+
+
 def refuse_ignored(options: argparse.Namespace, defaults: Mapping[str, Any], why: str) -> None:
     """Refuses options that would be ignored.
 
@@ -152,7 +156,7 @@ def refuse_ignored(options: argparse.Namespace, defaults: Mapping[str, Any], why
     """
     for name, default in defaults.items():
         if getattr(options, name) != default:
-            raise OptionError(f"--{_FLAGS.get(name, name).replace('_', '-')} is given, but {why}; leave it out")
+            raise OptionError(f"{flag(name)} is given, but {why}; leave it out")
 
 
 def check_outputs(outputs: Mapping[str, Path | None]) -> None:
@@ -250,9 +254,7 @@ def _model(options: argparse.Namespace) -> tuple[Enlarge, int, dict[str, Any]]:
             options.threads,
             variant=options.bundle_variant,
         )
-        if options.verbose or enhancer.choice.surprising:
-            for reason in enhancer.choice.reasons:
-                print(f"camscribe: backend {reason}", file=sys.stderr)
+        print_choice(enhancer.choice, verbose=options.verbose)
         about = {
             "name": f"{enhancer.bundle.manifest.name} {enhancer.variant} {enhancer.choice.precision}",
             "bundle": enhancer.bundle.manifest.name,

@@ -17,6 +17,7 @@ from camscribe.runtime.pixels import Pixels
 from camscribe.runtime.progress import ProgressBar
 from camscribe.train import figures
 from camscribe.train.checkpoint import Checkpoint
+from camscribe.train.config import differences
 from camscribe.train.run import Run, learning_rate
 from camscribe.train.superres import pictures
 from camscribe.train.superres.adversary import Adversary
@@ -25,7 +26,7 @@ from camscribe.train.superres.generator import Generator
 from camscribe.train.superres.losses import pixel_loss
 from camscribe.train.superres.metrics import psnr_y
 from camscribe.train.superres.patches import Patches, read_photographs
-from camscribe.train.superres.weights import config_of, differences, load_generator
+from camscribe.train.superres.weights import config_of, load_generator
 
 _BETAS = (0.9, 0.99)
 
@@ -192,7 +193,7 @@ class Trainer(Run):
 
 def _load_start(path: Path, config: ModelConfig) -> Generator:
     generator = load_generator(Checkpoint.load(path), str(path))
-    apart = differences(generator.config, config)
+    apart = differences(vars(generator.config), vars(config))
     if apart:
         raise DataError(f"{path}: is of another generator: [model] differs in {apart}; start needs the same")
     return generator

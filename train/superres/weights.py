@@ -6,7 +6,8 @@ import torch
 
 from camscribe.runtime.errors import DataError, OptionError
 from camscribe.train.checkpoint import Checkpoint
-from camscribe.train.superres.config import Config, ModelConfig, from_dict
+from camscribe.train.config import differences
+from camscribe.train.superres.config import Config, from_dict
 from camscribe.train.superres.generator import Generator
 
 
@@ -43,12 +44,6 @@ def load_generator(checkpoint: Checkpoint, where: str = "checkpoint") -> Generat
     return generator.eval()
 
 
-def differences(found: ModelConfig, wanted: ModelConfig) -> str:
-    """In what one generator differs from another: ``scale (2, expected 4)``; empty where they are the same."""
-    mine, other = vars(found), vars(wanted)
-    return ", ".join(f"{name} ({mine[name]}, expected {other[name]})" for name in other if mine[name] != other[name])
-
-
 def blend(first: tuple[Checkpoint, str], second: tuple[Checkpoint, str], share: float) -> tuple[Checkpoint, Generator]:
     """Network interpolation (Wang et al. 2018, sec. 3.4): between the weights of two networks of one origin.
 
@@ -67,7 +62,7 @@ def blend(first: tuple[Checkpoint, str], second: tuple[Checkpoint, str], share: 
     if not 0 <= share <= 1:
         raise OptionError(f"a blend of {share}; expected 0 (the first network alone) to 1 (the second alone)")
     made, other = (load_generator(checkpoint, where) for checkpoint, where in (first, second))
-    apart = differences(other.config, made.config)
+    apart = differences(vars(other.config), vars(made.config))
     if apart:
         raise DataError(f"{second[1]}: is of another generator than {first[1]}: [model] differs in {apart}")
     weights = other.state_dict()
